@@ -60,13 +60,14 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 
 def _from_file(cls: type[Any], program: str, path: Path) -> dict[str, Any]:
-    """Top-level keys belong to all services, so unknown ones pass; an unknown key in the service's own table does not."""
+    """Top-level keys belong to all services, so unknown ones pass; unknown keys in the service's own table do not."""
     names = {field.name for field in dataclasses.fields(cls)}
-    data = tomllib.loads(path.read_text())
+    data: dict[str, Any] = tomllib.loads(path.read_text())
     own = data.get(program.removeprefix("beemesh-"), {})
     if unknown := sorted(set(own) - names):
         raise ValueError(f"{path}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(names))}")
-    return {name: value for name, value in data.items() if name in names} | own
+    shared = {name: value for name, value in data.items() if name in names}
+    return shared | dict(own)
 
 
 def _from_env(cls: type[Any], env: Mapping[str, str]) -> dict[str, Any]:

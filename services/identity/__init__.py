@@ -6,6 +6,7 @@ The page that explains them is docs/adr/0002-identities.md. Nothing else in the 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ def default_deployment_id(*, kind: str, namespace: str, name: str) -> str:
         raise InvalidArgument(
             "deployment_id is needed: the manifest has no name",
             reason="DEPLOYMENT_ID_REQUIRED",
-            violations=[FieldViolation(field_path="deployment_id", message="the manifest has no name to derive it from")],
+            violations=[
+                FieldViolation(field_path="deployment_id", message="the manifest has no name to derive it from")
+            ],
         )
     parts = [kind, name] if kind.lower() == "compose" else [kind, namespace, name]
     return check_deployment_id("-".join(parts).lower())
@@ -85,6 +88,16 @@ def replica_name(workload: str, replica: int) -> str:
 def manifest_key(manifest: str) -> bytes:
     """The 20-byte DHT key under which the providers of a manifest id (= deployment id) are found."""
     return hashlib.sha256(_MANIFEST_DOMAIN + manifest.encode()).digest()[:20]
+
+
+def canonical_digest(manifest_digest: str, config: Mapping[str, object]) -> str:
+    """The digest that alone decides "nothing changed": of the manifest's canonical digest and the config that counts.
+
+    `config` is JSON-shaped; unset and empty entries (None, "", {}, []) do not count.
+    """
+    counted = {key: value for key, value in config.items() if value not in (None, "", {}, [], ())}
+    text = json.dumps({"manifest": manifest_digest, "config": counted}, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def bare(name: str, collection: str) -> str:

@@ -1,0 +1,1 @@
+"""Runtime engines, one service each, behind one interface (engine.py), one keeper and one servicer."""

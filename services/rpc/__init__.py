@@ -1,0 +1,1 @@
+"""How services serve and call: one way each. Knows no domain."""

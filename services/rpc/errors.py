@@ -1,0 +1,117 @@
+"""Domain errors to gRPC statuses with google.rpc details, and back: the only place that maps them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from services.errors import BY_CODE, DOMAIN, BeemeshError, Code, FieldViolation, QuotaViolation, Unknown
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+_MESSAGE_MAX = 1000
+_STATUS_MAX = 4500  # as base64 it stays under the 8 KiB of trailers that common clients accept
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_PLACE = re.compile(r"line (\d+), column (\d+): (.*)", re.DOTALL)
+
+
+def grpc_code(error: BeemeshError) -> grpc.StatusCode:
+    """The gRPC status code of a domain error."""
+    return _GRPC_CODES[int(error.code)]
+
+
+def to_status(error: BeemeshError) -> status_pb2.Status:
+    """The rich status of a domain error; violations that would overflow the trailers are cut and counted."""
+    status = status_pb2.Status(code=int(error.code), message=_clip(error.message, _MESSAGE_MAX))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[key] = _clip(value, 300)
+    status.details.add().Pack(info)
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(retry)
+    if error.quota:
+        quota = error_details_pb2.QuotaFailure()
+        for item in error.quota:
+            quota.violations.add(subject=item.subject, description=_clip(item.description, 300))
+        status.details.add().Pack(quota)
+    if error.violations:
+        _pack_violations(status, error.violations)
+    return status
+
+
+def _pack_violations(status: status_pb2.Status, violations: tuple[FieldViolation, ...]) -> None:
+    room = _STATUS_MAX - status.ByteSize()
+    bad = error_details_pb2.BadRequest()
+    for number, violation in enumerate(violations):
+        place = f"line {violation.line}, column {violation.column}: " if violation.line else ""
+        bad.field_violations.add(
+            field=_clip(violation.field_path, 300),
+            description=_clip(place + violation.message, 400),
+            reason=violation.reason,
+        )
+        if bad.ByteSize() > room:
+            del bad.field_violations[-1]
+            bad.field_violations.add(field="…", description=f"and {len(violations) - number} more")
+            break
+    status.details.add().Pack(bad)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> BeemeshError:
+    """The domain error that a peer sent; a status without ErrorInfo gets reason `RPC_<CODE>`."""
+    code = Code(error.code().value[0]) if error.code() is not grpc.StatusCode.OK else Code.UNKNOWN
+    message = error.details() or code.name
+    trailers = {str(key): value for key, value in error.trailing_metadata() or ()}
+    found = BY_CODE[code](message, reason=f"RPC_{code.name}")
+    raw = trailers.get(DETAILS_KEY)
+    if isinstance(raw, bytes):
+        _unpack(raw, found)
+    return found
+
+
+def from_details(code: int, message: str, reason: str, metadata: dict[str, str]) -> BeemeshError:
+    """A domain error from facts kept in a record."""
+    return BY_CODE.get(Code(code), Unknown)(message, reason=reason, metadata=metadata)
+
+
+def _unpack(raw: bytes, error: BeemeshError) -> None:
+    try:
+        status = status_pb2.Status.FromString(raw)
+    except DecodeError:
+        return
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    retry, quota = error_details_pb2.RetryInfo(), error_details_pb2.QuotaFailure()
+    for detail in status.details:
+        if detail.Unpack(info):
+            error.reason, error.metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(bad):
+            error.violations = tuple(_violation(item) for item in bad.field_violations)
+        elif detail.Unpack(retry):
+            error.retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        elif detail.Unpack(quota):
+            error.quota = tuple(QuotaViolation(subject=v.subject, description=v.description) for v in quota.violations)
+
+
+def _violation(item: error_details_pb2.BadRequest.FieldViolation) -> FieldViolation:
+    place = _PLACE.fullmatch(item.description)
+    line, column, message = (int(place[1]), int(place[2]), place[3]) if place else (0, 0, item.description)
+    return FieldViolation(field_path=item.field, message=message, reason=item.reason, line=line, column=column)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Within it, a peer's status is raised as the domain error it stands for."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

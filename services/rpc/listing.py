@@ -1,0 +1,63 @@
+"""What every List has in common: pages with opaque tokens, and `field=value` filters joined by AND (AIP-160's core)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
+
+from services.errors import FieldViolation, InvalidArgument
+
+T = TypeVar("T")
+
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+
+_TERM = re.compile(r"""\s*([A-Za-z0-9_./-]+)\s*=\s*(?:"([^"]*)"|([^\s"=]+))\s*""")
+
+
+def paginate(items: Iterable[T], *, key: Callable[[T], str], page_size: int, page_token: str) -> tuple[list[T], str]:
+    """One page in key order, and the token of the next one ("" at the end); stable while items come and go."""
+    if page_size < 0:
+        raise _bad("page_size", "must not be negative")
+    size = min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    after = _decode(page_token)
+    rest = sorted((item for item in items if key(item) > after), key=key)
+    page = rest[:size]
+    return page, _encode(key(page[-1])) if len(rest) > size else ""
+
+
+def parse_filter(text: str, *, fields: Collection[str]) -> dict[str, str]:
+    """`state=ACTIVE AND engine=podman` as a dict; raises InvalidArgument naming the fields that exist."""
+    found: dict[str, str] = {}
+    for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else []:
+        match = _TERM.fullmatch(term)
+        if match is None:
+            raise _bad("filter", f"{term!r}: expected field=value, joined by AND")
+        name, value = match[1], match[2] if match[2] is not None else match[3]
+        if name not in fields:
+            raise _bad("filter", f"unknown field {name!r}; known: {', '.join(sorted(fields))}")
+        if found.setdefault(name, value) != value:
+            raise _bad("filter", f"{name!r} is given twice")
+    return found
+
+
+def _encode(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise _bad("page_token", "is none of ours; pass the next_page_token of an earlier answer") from None
+
+
+def _bad(field: str, message: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{field} {message}",
+        reason=f"BAD_{field.upper()}",
+        violations=[FieldViolation(field_path=field, message=message)],
+    )

@@ -1,0 +1,38 @@
+"""The life of a service's process: uvloop, SIGTERM and SIGINT as a stop event, one line on a failed start."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from services.errors import BeemeshError
+
+
+def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `main(stop)` to its end; a domain error at start is one line on stderr and exit code 1."""
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await main(stop)
+
+    try:
+        uvloop.run(body())
+    except BeemeshError as error:
+        sys.exit(f"{program}: {error.message} ({error.reason})")
+    except BaseExceptionGroup as group:
+        known, others = group.split(BeemeshError)
+        if known is None or others is not None:
+            raise
+        sys.exit(f"{program}: {_first(known)}")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,174 @@
+"""A feed of keyed items: snapshot, SYNCED, changes, BOOKMARK; resumable, bounded, and free of gRPC.
+
+Every watch of the system is served by one of these, so that all of them behave alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from services.errors import Aborted, InvalidArgument, OutOfRange
+
+T = TypeVar("T")
+
+
+class EventType(IntEnum):
+    """The numbers of beemesh.type.v1.WatchEventType."""
+
+    SNAPSHOT = 1
+    SYNCED = 2
+    ADDED = 3
+    UPDATED = 4
+    REMOVED = 5
+    BOOKMARK = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Generic[T]):
+    """One message of a watch; SYNCED and BOOKMARK have no item."""
+
+    type: EventType
+    token: str
+    """Resume after this event by passing it back."""
+    item: T | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change(Generic[T]):
+    sequence: int
+    type: EventType
+    item: T
+    reason: str
+
+
+class Feed(Generic[T]):
+    """Items by key, and a bounded log of their changes.
+
+    `epoch` names this run of the feed: a token of another run, or one older than the log, ends in OUT_OF_RANGE. A
+    watcher that lets more than `buffer` changes pile up is cut with ABORTED.
+    """
+
+    def __init__(self, *, epoch: str, log_size: int = 2048, buffer: int = 512, bookmark_seconds: float = 30.0) -> None:
+        if ":" in epoch:
+            raise ValueError("an epoch has no colon")
+        self._epoch = epoch
+        self._items: dict[str, T] = {}
+        self._log: deque[_Change[T]] = deque(maxlen=log_size)
+        self._sequence = 0
+        self._buffer = buffer
+        self._bookmark_seconds = bookmark_seconds
+        self._watchers: set[asyncio.Queue[_Change[T] | None]] = set()
+
+    @property
+    def token(self) -> str:
+        """Where the feed stands now."""
+        return self._token(self._sequence)
+
+    def get(self, key: str) -> T | None:
+        """The item of this key."""
+        return self._items.get(key)
+
+    def items(self) -> dict[str, T]:
+        """A copy of all items by key."""
+        return dict(self._items)
+
+    def put(self, key: str, item: T, *, reason: str = "") -> bool:
+        """Add or update; an equal item is no change. Returns whether anything changed."""
+        known = self._items.get(key)
+        if known is not None and known == item:
+            return False
+        self._items[key] = item
+        self._record(EventType.ADDED if known is None else EventType.UPDATED, item, reason)
+        return True
+
+    def remove(self, key: str, *, last: T | None = None, reason: str = "") -> bool:
+        """Remove; watchers see `last`, or the item as it was. Returns whether it was there."""
+        known = self._items.pop(key, None)
+        if known is None:
+            return False
+        self._record(EventType.REMOVED, known if last is None else last, reason)
+        return True
+
+    async def watch(
+        self, *, resume_token: str = "", match: Callable[[T], bool] | None = None, skip_snapshot: bool = False
+    ) -> AsyncIterator[Event[T]]:
+        """Yield the snapshot (or what came after `resume_token`), SYNCED, then changes until the caller stops.
+
+        Raises OutOfRange, InvalidArgument (a token that is none), Aborted (too slow).
+        """
+        wanted = match or (lambda _item: True)
+        queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=self._buffer)
+        backlog = self._backlog(resume_token) if resume_token else None
+        start, items = self._sequence, list(self._items.values())
+        self._watchers.add(queue)
+        try:
+            if backlog is not None:
+                for change in backlog:
+                    if wanted(change.item):
+                        yield self._event(change)
+            elif not skip_snapshot:
+                for item in items:
+                    if wanted(item):
+                        yield Event(type=EventType.SNAPSHOT, token="", item=item)
+            yield Event(type=EventType.SYNCED, token=self._token(start))
+            async for event in self._follow(queue, start, wanted):
+                yield event
+        finally:
+            self._watchers.discard(queue)
+
+    async def _follow(
+        self, queue: asyncio.Queue[_Change[T] | None], last: int, wanted: Callable[[T], bool]
+    ) -> AsyncIterator[Event[T]]:
+        while True:
+            try:
+                async with asyncio.timeout(self._bookmark_seconds):
+                    change = await queue.get()
+            except TimeoutError:
+                yield Event(type=EventType.BOOKMARK, token=self._token(last))
+                continue
+            if change is None:
+                raise Aborted(
+                    f"this watcher let more than {self._buffer} changes pile up; resume from its last token",
+                    reason="SLOW_CONSUMER",
+                )
+            last = change.sequence
+            if wanted(change.item):
+                yield self._event(change)
+
+    def _record(self, kind: EventType, item: T, reason: str) -> None:
+        self._sequence += 1
+        change = _Change(sequence=self._sequence, type=kind, item=item, reason=reason)
+        self._log.append(change)
+        for queue in list(self._watchers):
+            if queue.full():
+                self._cut(queue)
+            else:
+                queue.put_nowait(change)
+
+    def _cut(self, queue: asyncio.Queue[_Change[T] | None]) -> None:
+        self._watchers.discard(queue)
+        while not queue.empty():
+            queue.get_nowait()
+        queue.put_nowait(None)
+
+    def _backlog(self, token: str) -> list[_Change[T]]:
+        epoch, _, number = token.partition(":")
+        if not number.isdecimal():
+            raise InvalidArgument(f"resume_token {token[:80]!r} is none of ours", reason="BAD_RESUME_TOKEN")
+        sequence = int(number)
+        oldest = self._log[0].sequence if self._log else self._sequence + 1
+        if epoch != self._epoch or sequence > self._sequence or sequence + 1 < oldest:
+            raise OutOfRange("cannot resume from there any more; watch anew without a token", reason="RESUME_TOO_OLD")
+        return [change for change in self._log if change.sequence > sequence]
+
+    def _event(self, change: _Change[T]) -> Event[T]:
+        return Event(type=change.type, token=self._token(change.sequence), item=change.item, reason=change.reason)
+
+    def _token(self, sequence: int) -> str:
+        return f"{self._epoch}:{sequence}"
