@@ -32,14 +32,21 @@ def load(cls: type[T], *, program: str, argv: Sequence[str], env: Mapping[str, s
             values |= _from_file(cls, program, Path(config))
         values |= _from_env(cls, env)
         values |= {name: value for name, value in flags.items() if value is not None}
-        settings = msgspec.convert(values, cls, strict=False)
+        settings = msgspec.convert(values, cls, strict=False, dec_hook=_decode)
     except (OSError, ValueError, msgspec.ValidationError) as error:
         sys.exit(f"{program}: settings: {error}")
     if print_config:
-        json.dump(msgspec.to_builtins(settings), sys.stdout, indent=2, default=str)
+        json.dump(msgspec.to_builtins(settings, enc_hook=str), sys.stdout, indent=2)
         sys.stdout.write("\n")
         sys.exit(0)
     return settings
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    """What msgspec does not know by itself: paths."""
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    raise ValueError(f"expected {kind.__name__}, got {value!r}")
 
 
 def _parser(cls: type[Any], program: str) -> argparse.ArgumentParser:
