@@ -1,0 +1,1 @@
+"""Every service of a node on one machine: started, kept running, stopped in order, and gone when the supervisor is."""
