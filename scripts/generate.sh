@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Writes gen/ from protos/: messages and their types for every file, service stubs for *_service.proto only.
+# Writes DIR/beemesh (default gen/beemesh) from protos/: messages and their types for every file, service stubs for
+# *_service.proto only. Whatever was there before goes, so that a deleted .proto leaves nothing behind.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${1:-gen}
-bin=$PWD/.venv/bin
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=$(realpath -m "${1:-$root/gen}")
+export PATH="$root/.venv/bin:$PATH"
+
 mkdir -p "$out"
-find "$out" \( -name '*_pb2*.py' -o -name '*_pb2*.pyi' \) -delete
-cd protos
-export PATH="$bin:$PATH"
-target=$(cd .. && realpath "$out")
-find beemesh -name '*.proto' -print0 | sort -z |
-  xargs -0 python -m grpc_tools.protoc -I . --python_out="$target" --mypy_out="quiet:$target"
-find beemesh -name '*_service.proto' -print0 | sort -z |
-  xargs -0 python -m grpc_tools.protoc -I . --grpc_python_out="$target" --mypy_grpc_out="quiet,only_async:$target"
-find "$target/beemesh" -type d -exec touch {}/__init__.py \;
+new=$(mktemp -d "$out/.new-XXXXXX") # beside its target, so that the last step is a rename
+trap 'rm -rf "$new"' EXIT
+cd "$root/protos"
+mapfile -t all < <(find beemesh -name '*.proto' | sort)
+mapfile -t services < <(find beemesh -name '*_service.proto' | sort)
+python -m grpc_tools.protoc -I . --python_out="$new" --mypy_out="quiet:$new" "${all[@]}"
+python -m grpc_tools.protoc -I . --grpc_python_out="$new" --mypy_grpc_out="quiet,only_async:$new" "${services[@]}"
+find "$new/beemesh" -type d -exec touch {}/__init__.py \;
+rm -rf "$out/beemesh"
+mv "$new/beemesh" "$out/beemesh"

@@ -26,7 +26,22 @@ if _version_not_supported:
 
 
 class EngineServiceStub(object):
-    """EngineService is the contract every runtime engine implements.
+    """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
+
+    An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
+    callers of a port with a token send `authorization: Bearer <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
+    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
+    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
+    a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
+    or DEADLINE_EXCEEDED BACKEND_TIMEOUT when it took the request and never answered.
     """
 
     def __init__(self, channel):
@@ -133,137 +148,196 @@ class EngineServiceStub(object):
 
 
 class EngineServiceServicer(object):
-    """EngineService is the contract every runtime engine implements.
+    """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
+
+    An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
+    callers of a port with a token send `authorization: Bearer <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
+    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
+    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
+    a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
+    or DEADLINE_EXCEEDED BACKEND_TIMEOUT when it took the request and never answered.
     """
 
     def GetEngineInfo(self, request, context):
-        """GetEngineInfo returns identity, versions and capabilities.
+        """GetEngineInfo returns identity, versions and capabilities. It answers while the backend is down. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEngineHealth(self, request, context):
-        """GetEngineHealth returns the current backend health without waiting.
+        """GetEngineHealth returns the backend's health as last probed, without waiting, or of a probe made now. A sick
+        backend is an answer, not an error. Safe to repeat: a probe removes what it made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEngineHealth(self, request, context):
-        """WatchEngineHealth sends the current health at once, then every change.
+        """WatchEngineHealth sends the current health at once, then every change. Safe to repeat.
+        ABORTED SLOW_CONSUMER: the caller reads too slowly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ValidateManifest(self, request, context):
-        """ValidateManifest reports every unsupported or unknown field.
+        """ValidateManifest reports every field and kind that this engine cannot honour, with its line. The backend is not
+        asked, and a manifest that is merely unsupported is an answer with valid = false. Safe to repeat.
+        INVALID_ARGUMENT MANIFEST_INVALID: the text itself is wrong (field path and line in google.rpc.BadRequest).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlanWorkload(self, request, context):
-        """PlanWorkload computes what DeployWorkload would change, touching nothing.
+        """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
+        INVALID_ARGUMENT MANIFEST_INVALID. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeployWorkload(self, request, context):
-        """DeployWorkload creates the workload, or replaces it when asked to.
+        """DeployWorkload creates the workload, or replaces it when asked to, and returns when the backend has started it, not
+        when it is ready. A failure leaves nothing behind, or says so (metadata leftovers = "true"). Safe to repeat: the
+        same id, manifest and config is action NONE and restarts nothing. The work goes on when the caller's deadline ends.
+        INVALID_ARGUMENT MANIFEST_INVALID or UNKNOWN_OPTION: nothing was touched.
+        ALREADY_EXISTS WORKLOAD_EXISTS: the id has other content and allow_replace is not set.
+        ABORTED ETAG_MISMATCH: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
+        way.
+        FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD (each with its line): another engine may take it;
+        ENGINE_DRAINING: no new workloads here; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full
+        reference that was tried).
+        RESOURCE_EXHAUSTED: no room on the backend, or DISK_FULL.
+        UNAVAILABLE BACKEND_UNREACHABLE. DEADLINE_EXCEEDED BACKEND_TIMEOUT: the outcome is not known; repeat or remove.
+        INTERNAL BACKEND_ERROR: the backend's own words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkload(self, request, context):
-        """GetWorkload returns one workload with its live state.
+        """GetWorkload returns one workload; while the backend cannot be asked, its last known form in state UNKNOWN. Safe to
+        repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND: the backend said so. UNAVAILABLE BACKEND_UNREACHABLE: not known here, and the backend
+        cannot say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkloads(self, request, context):
-        """ListWorkloads lists workloads this engine owns, found by label in the backend.
+        """ListWorkloads lists this node's workloads, found by label in the backend, those without a record included. While
+        the backend cannot be asked it lists the recorded ones in state UNKNOWN. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchWorkloads(self, request, context):
-        """WatchWorkloads sends a snapshot, a SYNCED marker, then changes.
+        """WatchWorkloads sends a snapshot, a SYNCED marker, then changes (see WatchEventType). Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartWorkload(self, request, context):
-        """StartWorkload starts a stopped workload without recreating it.
+        """StartWorkload starts a stopped workload without recreating it (capability STOP_START). Safe to repeat: one that
+        runs is left alone.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopWorkload(self, request, context):
-        """StopWorkload stops a workload and keeps it.
+        """StopWorkload stops a workload and keeps it (capability STOP_START). Safe to repeat: one that is stopped is left
+        alone.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestartWorkload(self, request, context):
-        """RestartWorkload restarts in place, keeping identity and disks.
+        """RestartWorkload restarts in place, keeping identity and disks (capability RESTART). Not safe to repeat: each call
+        restarts.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveWorkload(self, request, context):
-        """RemoveWorkload stops and deletes the workload.
+        """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
+        confirmed that nothing of it is left. Safe to repeat: nothing more is removed; without allow_missing the repeat of
+        a removal that succeeded is NOT_FOUND.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
+        DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamWorkloadLogs(self, request, context):
-        """StreamWorkloadLogs streams log lines, optionally following.
+        """StreamWorkloadLogs streams lines in each component's order (capability LOGS; follow needs LOGS_FOLLOW), and ends
+        with LogEnd. Safe to repeat; a resume cursor avoids reading lines twice.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED without wait_start.
+        INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkloadStats(self, request, context):
-        """GetWorkloadStats samples resource use once.
+        """GetWorkloadStats samples resource use once (capability STATS). Safe to repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExecWorkload(self, request_iterator, context):
-        """ExecWorkload runs a command inside a component (capability EXEC).
+        """ExecWorkload runs a command inside a component (capability EXEC). The first message is start. Not safe to repeat:
+        the command would run again.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING. INVALID_ARGUMENT
+        EXEC_START_REQUIRED. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportManifest(self, request, context):
-        """ExportManifest renders the running state as a manifest.
+        """ExportManifest renders the running state as a manifest (capability EXPORT). Safe to repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkloadManifest(self, request, context):
-        """GetWorkloadManifest returns the manifest exactly as it was deployed.
+        """GetWorkloadManifest returns the manifest exactly as it was deployed, byte for byte, also while the backend is down.
+        Safe to repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkloadConfig(self, request, context):
-        """GetWorkloadConfig returns the deployment config as it was deployed.
+        """GetWorkloadConfig returns the deployment config as it was deployed, also while the backend is down. Safe to repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -376,7 +450,22 @@ def add_EngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EngineService(object):
-    """EngineService is the contract every runtime engine implements.
+    """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
+
+    An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
+    callers of a port with a token send `authorization: Bearer <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
+    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
+    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
+    a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
+    or DEADLINE_EXCEEDED BACKEND_TIMEOUT when it took the request and never answered.
     """
 
     @staticmethod

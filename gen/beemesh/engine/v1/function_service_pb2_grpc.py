@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class FunctionServiceStub(object):
-    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService.
+    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService, with the
+    same manners; on a node's public port it is relayed to the engine named in call metadata `beemesh-engine: <id or
+    alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     def __init__(self, channel):
@@ -43,14 +45,16 @@ class FunctionServiceStub(object):
 
 
 class FunctionServiceServicer(object):
-    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService.
+    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService, with the
+    same manners; on a node's public port it is relayed to the engine named in call metadata `beemesh-engine: <id or
+    alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     def InvokeFunction(self, request, context):
-        """InvokeFunction runs the handler once with a JSON event. A repeat runs it again.
-        NOT_FOUND: no such workload. INVALID_ARGUMENT: the event is too large. RESOURCE_EXHAUSTED: every instance is busy
-        and the queue is full, or the guest ran out of memory. DEADLINE_EXCEEDED: the function's timeout or the caller's
-        deadline. ABORTED with FUNCTION_ERROR: the handler raised; type, message and guest traceback are in the details.
+        """InvokeFunction runs the handler once with a JSON event. Not safe to repeat: a repeat runs it again.
+        NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT EVENT_TOO_LARGE. RESOURCE_EXHAUSTED: every instance is busy and the
+        queue is full, or the guest ran out of memory. DEADLINE_EXCEEDED: the function's timeout or the caller's deadline.
+        ABORTED FUNCTION_ERROR: the handler raised; type, message and guest traceback are in the details.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +77,9 @@ def add_FunctionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FunctionService(object):
-    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService.
+    """FunctionService calls deployed functions. Engines that run `kind: Function` serve it beside EngineService, with the
+    same manners; on a node's public port it is relayed to the engine named in call metadata `beemesh-engine: <id or
+    alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     @staticmethod

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class ImageServiceStub(object):
-    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt).
+    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt)
+    beside EngineService, with the same manners; on a node's public port it is relayed to the engine named in call
+    metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     def __init__(self, channel):
@@ -58,11 +60,14 @@ class ImageServiceStub(object):
 
 
 class ImageServiceServicer(object):
-    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt).
+    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt)
+    beside EngineService, with the same manners; on a node's public port it is relayed to the engine named in call
+    metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     def ListImages(self, request, context):
-        """ListImages lists stored images and catalogue aliases.
+        """ListImages lists stored images and catalogue aliases. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,20 +75,25 @@ class ImageServiceServicer(object):
 
     def ImportImage(self, request, context):
         """ImportImage fetches or copies an image, checks it, and reports progress. Safe to repeat: same checksum, no work.
+        INVALID_ARGUMENT CHECKSUM_REQUIRED. NOT_FOUND IMAGE_NOT_FOUND: the source is not there, or the alias is not in the
+        catalogue. PERMISSION_DENIED PATH_NOT_ALLOWED: outside the configured roots. FAILED_PRECONDITION CHECKSUM_MISMATCH,
+        IMAGE_REFUSED (a backing file or external data file). RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: the source cannot be reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveImage(self, request, context):
-        """RemoveImage deletes one image. FAILED_PRECONDITION while a workload uses it.
+        """RemoveImage deletes one image. Safe to repeat; without allow_missing the repeat is NOT_FOUND.
+        NOT_FOUND IMAGE_NOT_FOUND. FAILED_PRECONDITION IMAGE_IN_USE: a workload uses it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PruneImages(self, request, context):
-        """PruneImages deletes images no workload uses; a preview unless force is set.
+        """PruneImages deletes images no workload uses; a preview unless force is set. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +131,9 @@ def add_ImageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ImageService(object):
-    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt).
+    """ImageService keeps the images an engine starts from. Engines with an image store of their own serve it (libvirt)
+    beside EngineService, with the same manners; on a node's public port it is relayed to the engine named in call
+    metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer <token>`.
     """
 
     @staticmethod

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class MockEngineServiceStub(object):
-    """MockEngineService steers the mock engine from tests.
+    """MockEngineService steers the mock engine from tests. The mock serves it beside EngineService, with the same manners;
+    on a node's public port it is relayed with call metadata `beemesh-engine: mock`. TCP callers of a port with a token
+    send `authorization: Bearer <token>`.
     """
 
     def __init__(self, channel):
@@ -58,32 +60,37 @@ class MockEngineServiceStub(object):
 
 
 class MockEngineServiceServicer(object):
-    """MockEngineService steers the mock engine from tests.
+    """MockEngineService steers the mock engine from tests. The mock serves it beside EngineService, with the same manners;
+    on a node's public port it is relayed with call metadata `beemesh-engine: mock`. TCP callers of a port with a token
+    send `authorization: Bearer <token>`.
     """
 
     def SetMockBehavior(self, request, context):
-        """SetMockBehavior scripts failures, delays and health.
+        """SetMockBehavior replaces the scripted health and faults. Safe to repeat: counts start anew.
+        INVALID_ARGUMENT: a fault names no method, or no canonical code.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMockCalls(self, request, context):
-        """ListMockCalls returns every call the mock received, in order.
+        """ListMockCalls returns every call the mock received, in order, refused ones included. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetMockWorkload(self, request, context):
-        """SetMockWorkload scripts a deployed workload's state, exit and log lines.
+        """SetMockWorkload sets a deployed workload's state, exit and log lines. Safe to repeat.
+        NOT_FOUND WORKLOAD_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetMock(self, request, context):
-        """ResetMock drops all workloads, calls and scripted behavior.
+        """ResetMock drops all workloads, calls and scripted behavior. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +128,9 @@ def add_MockEngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MockEngineService(object):
-    """MockEngineService steers the mock engine from tests.
+    """MockEngineService steers the mock engine from tests. The mock serves it beside EngineService, with the same manners;
+    on a node's public port it is relayed with call metadata `beemesh-engine: mock`. TCP callers of a port with a token
+    send `authorization: Bearer <token>`.
     """
 
     @staticmethod

@@ -27,6 +27,19 @@ if _version_not_supported:
 
 class OrchestratorServiceStub(object):
     """OrchestratorService runs the apply flow: select, deploy, announce, keep.
+
+    It is served on the node's public port (127.0.0.1:7443 unless told otherwise), which also relays RegistryService and
+    ProviderService, and relays EngineService, FunctionService, ImageService and MockEngineService to the engine named in
+    call metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
+    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
+    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
     """
 
     def __init__(self, channel):
@@ -164,178 +177,240 @@ class OrchestratorServiceStub(object):
 
 class OrchestratorServiceServicer(object):
     """OrchestratorService runs the apply flow: select, deploy, announce, keep.
+
+    It is served on the node's public port (127.0.0.1:7443 unless told otherwise), which also relays RegistryService and
+    ProviderService, and relays EngineService, FunctionService, ImageService and MockEngineService to the engine named in
+    call metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
+    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
+    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
     """
 
     def ApplyManifest(self, request, context):
-        """ApplyManifest makes the deployment match the manifest.
+        """ApplyManifest makes the deployment match the manifest: it records the intent, selects an engine, deploys,
+        announces. Once accepted it goes on when the caller's deadline ends or the caller goes away. Safe to repeat: the
+        same id, manifest and config is action NONE and restarts nothing; of two different ones at once, one wins.
+        INVALID_ARGUMENT MANIFEST_INVALID (google.rpc.BadRequest has field path, line and column), MANIFEST_TOO_LARGE,
+        BAD_DEPLOYMENT_ID, DEPLOYMENT_ID_REQUIRED (the manifest has no name): nothing was recorded.
+        ABORTED ETAG_MISMATCH: it changed since it was read; OPERATION_IN_PROGRESS: another change of it is under way.
+        FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD, ENGINE_DRAINING: no engine that the fallback policy allows
+        can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried).
+        RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free) or DISK_FULL.
+        UNAVAILABLE NO_ENGINE_AVAILABLE, BACKEND_UNREACHABLE, with google.rpc.RetryInfo.
+        DEADLINE_EXCEEDED: still at it, see GetDeployment or WaitDeployment. UNKNOWN: it is not known whether it runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PlanManifest(self, request, context):
-        """PlanManifest shows what ApplyManifest would do, engine choice included.
+        """PlanManifest shows what ApplyManifest would do, engine choice included, and touches nothing. Safe to repeat.
+        INVALID_ARGUMENT as ApplyManifest. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SelectEngine(self, request, context):
-        """SelectEngine explains which engine would be used and why.
+        """SelectEngine explains which engine would be used and why: every candidate has a verdict and a reason. That none can
+        be used is an answer without a selected engine. Safe to repeat.
+        INVALID_ARGUMENT MANIFEST_INVALID. NOT_FOUND ENGINE_NOT_FOUND: engine_id names none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDeployment(self, request, context):
-        """GetDeployment returns one deployment.
+        """GetDeployment returns one deployment with what runs of it; while its engine cannot be reached, the last known, in
+        state UNKNOWN. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeployments(self, request, context):
-        """ListDeployments lists deployments.
+        """ListDeployments lists deployments by id. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDeployments(self, request, context):
-        """WatchDeployments sends a snapshot, SYNCED, then changes.
+        """WatchDeployments sends a snapshot, SYNCED, then changes (see WatchEventType). Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitDeployment(self, request, context):
-        """WaitDeployment blocks until a state is reached; failure is an RPC error.
+        """WaitDeployment waits until a state is reached; a deployment that fails ends the wait with its own error. Safe to
+        repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. DEADLINE_EXCEEDED: not reached in time. ABORTED: a newer generation replaced the
+        one waited for. Else the codes of ApplyManifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """DeleteDeployment withdraws the provider and removes the workload.
+        """DeleteDeployment withdraws the provider and removes the workload. Once accepted it goes on by itself until it is
+        done. Safe to repeat; without allow_missing the repeat of a deletion that is done is NOT_FOUND.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE: it
+        is DELETING and heals when the backend answers. DEADLINE_EXCEEDED: still at it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackDeployment(self, request, context):
-        """RollbackDeployment re-applies an earlier revision.
+        """RollbackDeployment re-applies an earlier revision as a new one. Not safe to repeat without a request_id: with
+        revision 0 each call goes further back.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND, REVISION_NOT_FOUND. Else the codes of ApplyManifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeploymentRevisions(self, request, context):
-        """ListDeploymentRevisions lists stored revisions, newest first.
+        """ListDeploymentRevisions lists stored revisions, newest first. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckDrift(self, request, context):
-        """CheckDrift compares desired with running state.
+        """CheckDrift compares desired with running state. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReconcileDeployment(self, request, context):
-        """ReconcileDeployment repairs drift now.
+        """ReconcileDeployment repairs drift now. Safe to repeat: without drift it does nothing.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. Else the codes of ApplyManifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrphans(self, request, context):
-        """ListOrphans lists owned workloads no deployment claims.
+        """ListOrphans lists this node's workloads that no deployment claims; engines that cannot say are named. Safe to
+        repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AdoptOrphan(self, request, context):
-        """AdoptOrphan attaches an orphan to a deployment.
+        """AdoptOrphan attaches an orphan to a deployment. Safe to repeat: one that is already adopted by it is left so.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ALREADY_EXISTS: another deployment claims it, or the deployment has a workload.
+        UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeOrphans(self, request, context):
-        """PurgeOrphans removes orphans; a preview unless force is set.
+        """PurgeOrphans removes orphans; a preview unless force is set. Safe to repeat.
+        INVALID_ARGUMENT BAD_FILTER. UNAVAILABLE BACKEND_UNREACHABLE: some may be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamDeploymentLogs(self, request, context):
-        """StreamDeploymentLogs relays logs from whichever engine runs it.
+        """StreamDeploymentLogs relays logs from whichever engine runs it. Safe to repeat; a resume cursor avoids reading
+        lines twice.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND, WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED.
+        INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeploymentEvents(self, request, context):
-        """ListDeploymentEvents returns the deployment's history.
+        """ListDeploymentEvents returns the deployment's history, oldest first. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDeploymentEvents(self, request, context):
-        """WatchDeploymentEvents follows one deployment's events, progress of pulls and starts included.
+        """WatchDeploymentEvents follows one deployment's events, progress of pulls and starts included. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED
+        SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopDeployment(self, request, context):
-        """StopDeployment stops the workload and keeps it.
+        """StopDeployment stops the workload and keeps it, also over a reboot. Safe to repeat: one that is stopped is left
+        alone.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartDeployment(self, request, context):
-        """StartDeployment starts a stopped deployment without recreating it.
+        """StartDeployment starts a stopped deployment without recreating it. Safe to repeat: one that runs is left alone.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. RESOURCE_EXHAUSTED: no room. UNAVAILABLE
+        BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestartDeployment(self, request, context):
-        """RestartDeployment restarts in place, keeping identity and disks.
+        """RestartDeployment restarts in place, keeping identity and disks. Not safe to repeat: each call restarts.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExecDeployment(self, request_iterator, context):
-        """ExecDeployment relays a command into a component.
+        """ExecDeployment relays a command into a component. Not safe to repeat: the command would run again.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. Else the codes of EngineService.ExecWorkload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InvokeDeployment(self, request, context):
-        """InvokeDeployment calls a function, wherever it runs.
+        """InvokeDeployment calls a function, wherever it runs. Not safe to repeat: the handler would run again.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. FAILED_PRECONDITION NOT_A_FUNCTION. Else the codes of
+        FunctionService.InvokeFunction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDeploymentStats(self, request, context):
-        """GetDeploymentStats samples resource use once.
+        """GetDeploymentStats samples resource use once. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportDeployment(self, request, context):
-        """ExportDeployment returns the manifest as applied, or as it runs.
+        """ExportDeployment returns the manifest as applied, byte for byte, or as it runs. Safe to repeat.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. With live: UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -479,6 +554,19 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OrchestratorService(object):
     """OrchestratorService runs the apply flow: select, deploy, announce, keep.
+
+    It is served on the node's public port (127.0.0.1:7443 unless told otherwise), which also relays RegistryService and
+    ProviderService, and relays EngineService, FunctionService, ImageService and MockEngineService to the engine named in
+    call metadata `beemesh-engine: <id or alias>`. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
+    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
+    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
     """
 
     @staticmethod

@@ -26,7 +26,16 @@ if _version_not_supported:
 
 
 class ProviderServiceStub(object):
-    """ProviderService announces and finds who runs which manifest, and with what.
+    """ProviderService announces and finds who runs which manifest, and with what. It keeps the node's key.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
+    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
     """
 
     def __init__(self, channel):
@@ -98,88 +107,110 @@ class ProviderServiceStub(object):
 
 
 class ProviderServiceServicer(object):
-    """ProviderService announces and finds who runs which manifest, and with what.
+    """ProviderService announces and finds who runs which manifest, and with what. It keeps the node's key.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
+    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
     """
 
     def GetNodeIdentity(self, request, context):
-        """GetNodeIdentity returns this node's id and public key; the provider alone keeps the private one.
+        """GetNodeIdentity returns this node's id and public key; the provider alone keeps the private one. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AnnounceProvider(self, request, context):
-        """AnnounceProvider upserts an announcement and renews its TTL.
+        """AnnounceProvider says that this node runs a manifest, or renews that; the record is republished until StopProviding
+        and kept over a restart. Alone it is kept and published on joining. Safe to repeat.
+        INVALID_ARGUMENT: the manifest id, a metadata key or the TTL is not one. RESOURCE_EXHAUSTED RECORD_TOO_LARGE (over
+        700 bytes) or STORE_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more than 60 s away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProviding(self, request, context):
-        """StopProviding withdraws an announcement.
+        """StopProviding withdraws this node's announcement. Safe to repeat; without allow_missing the repeat is NOT_FOUND.
+        NOT_FOUND PROVIDER_NOT_FOUND: this node does not announce that manifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscoverProviders(self, request, context):
-        """DiscoverProviders finds live providers of a manifest.
+        """DiscoverProviders finds live providers of a manifest: those that fit first, then the freest, then the freshest.
+        None is an empty answer. Safe to repeat.
+        INVALID_ARGUMENT: the manifest id, max_results or discovery_timeout is not one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProvider(self, request, context):
-        """GetProvider returns one announcement.
+        """GetProvider returns one announcement that is known here. Safe to repeat.
+        NOT_FOUND PROVIDER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProviders(self, request, context):
-        """ListProviders lists announcements, local ones by default.
+        """ListProviders lists the announcements that are known here, this node's own by default. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchProviders(self, request, context):
-        """WatchProviders sends a snapshot, SYNCED, then changes, expiries included.
+        """WatchProviders sends a snapshot, SYNCED, then changes, expiries included (see WatchEventType). Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AnnounceNode(self, request, context):
-        """AnnounceNode publishes what this node can run and where it is reached.
+        """AnnounceNode publishes what this node can run and where it is reached. Safe to repeat.
+        PERMISSION_DENIED NODE_ID_MISMATCH: the record is of another node. Else as AnnounceProvider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscoverNodes(self, request, context):
-        """DiscoverNodes finds live nodes by engine, capability and free resources.
+        """DiscoverNodes finds live nodes by engine, capability and free resources. None is an empty answer. Safe to repeat.
+        INVALID_ARGUMENT: max_results or discovery_timeout is not one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StoreAppliedManifest(self, request, context):
-        """StoreAppliedManifest writes the applied-manifest record that older clients read.
+        """StoreAppliedManifest writes the applied-manifest record that older clients read. Safe to repeat.
+        As AnnounceProvider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAppliedManifest(self, request, context):
-        """GetAppliedManifest reads it, signature and digest verified.
+        """GetAppliedManifest reads it, signature and digest verified. Safe to repeat.
+        NOT_FOUND APPLIED_MANIFEST_NOT_FOUND. DATA_LOSS BAD_SIGNATURE: what was found is not what its owner signed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDhtStatus(self, request, context):
-        """GetDhtStatus shows identity, peers, buckets, stored records and traffic.
+        """GetDhtStatus shows identity, peers, stored records and traffic. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,7 +288,16 @@ def add_ProviderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProviderService(object):
-    """ProviderService announces and finds who runs which manifest, and with what.
+    """ProviderService announces and finds who runs which manifest, and with what. It keeps the node's key.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
+    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
     """
 
     @staticmethod

@@ -26,7 +26,17 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """RegistryService knows every engine on the node and whether it can be used.
+    """RegistryService knows every engine on the node and whether it can be used: it holds each engine's health watch, damps
+    flapping and ends leases that are not renewed.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
     """
 
     def __init__(self, channel):
@@ -83,67 +93,90 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """RegistryService knows every engine on the node and whether it can be used.
+    """RegistryService knows every engine on the node and whether it can be used: it holds each engine's health watch, damps
+    flapping and ends leases that are not renewed.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
     """
 
     def RegisterEngine(self, request, context):
-        """RegisterEngine upserts an engine and renews its lease.
+        """RegisterEngine adds an engine, or renews its lease; a new instance of the same engine takes the lease over. Safe to
+        repeat.
+        INVALID_ARGUMENT: the id, endpoint, lease or an alias is not one. ALREADY_EXISTS ALIAS_TAKEN: an alias names
+        another engine.
+        RESOURCE_EXHAUSTED TOO_MANY_ENGINES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnregisterEngine(self, request, context):
-        """UnregisterEngine removes an engine.
+        """UnregisterEngine removes an engine; its workloads run on. Safe to repeat; without allow_missing the repeat is
+        NOT_FOUND.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION NOT_LEASE_HOLDER: another instance holds the lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEngine(self, request, context):
-        """GetEngine returns one engine by id or alias.
+        """GetEngine returns one engine by id or alias. Safe to repeat.
+        NOT_FOUND ENGINE_NOT_FOUND (metadata engine; the message names those that are registered).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEngines(self, request, context):
-        """ListEngines lists engines, best first when ordered by preference.
+        """ListEngines lists engines by id. Safe to repeat.
+        INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchEngines(self, request, context):
-        """WatchEngines sends a snapshot, SYNCED, then changes.
+        """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType). Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckAvailableEngines(self, request, context):
-        """CheckAvailableEngines returns availability per engine, probing if asked.
+        """CheckAvailableEngines returns availability per engine, probing if asked; a frozen engine costs at most
+        probe_timeout and counts as unavailable. Safe to repeat.
+        INVALID_ARGUMENT BAD_DURATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDefaultEngine(self, request, context):
-        """GetDefaultEngine returns the default engine.
+        """GetDefaultEngine returns the default engine; none is an empty answer. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetDefaultEngine(self, request, context):
-        """SetDefaultEngine sets the default engine.
+        """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CordonEngine(self, request, context):
-        """CordonEngine stops or resumes new deployments on an engine.
+        """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
+        NOT_FOUND ENGINE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +239,17 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """RegistryService knows every engine on the node and whether it can be used.
+    """RegistryService knows every engine on the node and whether it can be used: it holds each engine's health watch, damps
+    flapping and ends leases that are not renewed.
+
+    On a node's public port the service is relayed. TCP callers of a port with a token send `authorization: Bearer
+    <token>`.
+
+    Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
+    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
     """
 
     @staticmethod
