@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from services.errors import Aborted, InvalidArgument, OutOfRange
+from services.errors import Aborted, InvalidArgument, OutOfRange, Unavailable
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class Feed(Generic[T]):
         self._buffer = buffer
         self._bookmark_seconds = bookmark_seconds
         self._watchers: set[asyncio.Queue[_Change[T] | None]] = set()
+        self._closed = False
 
     @property
     def token(self) -> str:
@@ -95,13 +96,20 @@ class Feed(Generic[T]):
         self._record(EventType.REMOVED, known if last is None else last, reason)
         return True
 
+    def close(self) -> None:
+        """End every watch with Unavailable, now and from now on: without it, draining waits for watchers in vain."""
+        self._closed = True
+        for queue in list(self._watchers):
+            self._cut(queue)
+
     async def watch(
         self, *, resume_token: str = "", match: Callable[[T], bool] | None = None, skip_snapshot: bool = False
-    ) -> AsyncIterator[Event[T]]:
+    ) -> AsyncGenerator[Event[T], None]:
         """Yield the snapshot (or what came after `resume_token`), SYNCED, then changes until the caller stops.
 
-        Raises OutOfRange, InvalidArgument (a token that is none), Aborted (too slow).
+        Raises OutOfRange, InvalidArgument (a token that is none), Aborted (too slow), Unavailable (closed).
         """
+        self._check_open()
         wanted = match or (lambda _item: True)
         queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=self._buffer)
         backlog = self._backlog(resume_token) if resume_token else None
@@ -133,6 +141,7 @@ class Feed(Generic[T]):
                 yield Event(type=EventType.BOOKMARK, token=self._token(last))
                 continue
             if change is None:
+                self._check_open()
                 raise Aborted(
                     f"this watcher let more than {self._buffer} changes pile up; resume from its last token",
                     reason="SLOW_CONSUMER",
@@ -140,6 +149,10 @@ class Feed(Generic[T]):
             last = change.sequence
             if wanted(change.item):
                 yield self._event(change)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the service is stopping; watch again when it is back", reason="SERVICE_STOPPING")
 
     def _record(self, kind: EventType, item: T, reason: str) -> None:
         self._sequence += 1

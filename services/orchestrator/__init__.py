@@ -1,0 +1,1 @@
+"""The apply flow: accept, record, select, deploy, announce, keep."""

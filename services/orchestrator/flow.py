@@ -1,0 +1,134 @@
+"""The life of a deployment as a table: (step, outcome) → step and state. Pure; `apply` performs the steps.
+
+One invariant carries it: an engine is in `touched` before it is called and leaves it only when it has confirmed that
+nothing is left there, and DEPLOY is entered only with `touched` within {the chosen engine}. So there are never two copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from services.errors import BeemeshError, Code
+from services.orchestrator.model import Deployment, Failure, State, Step
+
+
+class Outcome(StrEnum):
+    """What performing a step came to."""
+
+    CHOSEN = "CHOSEN"
+    """SELECT found an engine, and no other one may hold a copy."""
+    CHOSEN_ELSEWHERE = "CHOSEN_ELSEWHERE"
+    """SELECT found an engine, and another one must be emptied first."""
+    NO_ENGINE = "NO_ENGINE"
+    """SELECT found none."""
+    FENCED = "FENCED"
+    """Every engine but the chosen one has confirmed that it holds nothing."""
+    FENCED_FOR_RETRY = "FENCED_FOR_RETRY"
+    """All is confirmed gone after a failed attempt: choose again."""
+    UNREACHABLE = "UNREACHABLE"
+    """An engine did not answer: try this step again later."""
+    DEPLOYED = "DEPLOYED"
+    REFUSED = "REFUSED"
+    """The engine said no, and no other engine may help."""
+    FALL_BACK = "FALL_BACK"
+    """The attempt failed and another candidate is allowed."""
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    BROKEN = "BROKEN"
+    """The workload was started and failed."""
+    VANISHED = "VANISHED"
+    """The engine has said that the workload is not there."""
+    REMOVED = "REMOVED"
+    DELETE = "DELETE"
+    """The client wants it gone."""
+    APPLY = "APPLY"
+    """The client wants it (again, or otherwise)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Where an outcome leads; `later` says that the step is tried again after a back-off."""
+
+    step: Step
+    state: State
+    later: bool = False
+
+
+TABLE: Mapping[tuple[Step, Outcome], Row] = {
+    (Step.SELECT, Outcome.CHOSEN): Row(step=Step.DEPLOY, state=State.DEPLOYING),
+    (Step.SELECT, Outcome.CHOSEN_ELSEWHERE): Row(step=Step.FENCE, state=State.DEPLOYING),
+    (Step.SELECT, Outcome.NO_ENGINE): Row(step=Step.REST, state=State.FAILED),
+    (Step.FENCE, Outcome.FENCED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
+    (Step.FENCE, Outcome.FENCED_FOR_RETRY): Row(step=Step.SELECT, state=State.DEPLOYING),
+    (Step.FENCE, Outcome.UNREACHABLE): Row(step=Step.FENCE, state=State.DEGRADED, later=True),
+    (Step.DEPLOY, Outcome.DEPLOYED): Row(step=Step.SETTLE, state=State.DEPLOYING),
+    (Step.DEPLOY, Outcome.REFUSED): Row(step=Step.REST, state=State.FAILED),
+    (Step.DEPLOY, Outcome.FALL_BACK): Row(step=Step.FENCE, state=State.DEPLOYING),
+    (Step.DEPLOY, Outcome.UNREACHABLE): Row(step=Step.DEPLOY, state=State.DEGRADED, later=True),
+    (Step.SETTLE, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE),
+    (Step.SETTLE, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED),
+    (Step.SETTLE, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED),
+    (Step.SETTLE, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
+    (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED),
+    (Step.REMOVE, Outcome.UNREACHABLE): Row(step=Step.REMOVE, state=State.DELETING, later=True),
+    (Step.REST, Outcome.APPLY): Row(step=Step.SELECT, state=State.PENDING),
+    (Step.GONE, Outcome.APPLY): Row(step=Step.SELECT, state=State.PENDING),
+    **{
+        (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING)
+        for step in (Step.SELECT, Step.FENCE, Step.DEPLOY, Step.SETTLE, Step.REST)
+    },
+}
+
+
+def advance(deployment: Deployment, outcome: Outcome, *, now: float, failure: Failure | None = None) -> Deployment:
+    """The record after this outcome; `failure` is why, where there is a why. KeyError: the table has no such row."""
+    row = TABLE[deployment.step, outcome]
+    settled = row.step is Step.REST
+    return replace(
+        deployment,
+        step=row.step,
+        state=row.state,
+        retries=deployment.retries + 1 if row.later else 0,
+        failure=failure if failure is not None or not _is_clean(row, outcome) else None,
+        tried=() if settled else deployment.tried,
+        observed_generation=deployment.generation if settled else deployment.observed_generation,
+        update_time=now,
+    )
+
+
+def _is_clean(row: Row, outcome: Outcome) -> bool:
+    """Whether an earlier failure is history now; while an operation goes on after one, its reason stays readable."""
+    return row.state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING) or outcome is Outcome.APPLY
+
+
+_UNCERTAIN = {
+    Code.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED,
+    Code.UNKNOWN,
+    Code.CANCELLED,
+    Code.INTERNAL,
+}
+_OTHER_ENGINE_MAY = {"UNSUPPORTED_KIND", "UNSUPPORTED_FIELD", "ENGINE_DRAINING"}
+
+
+def is_uncertain(error: BeemeshError) -> bool:
+    """Whether the engine may have done the work (or part of it) although the call failed."""
+    return error.code in _UNCERTAIN or error.metadata.get("leftovers") == "true"
+
+
+def may_fall_back(error: BeemeshError) -> bool:
+    """Whether another engine may be tried: the failure is of the engine, not of the manifest or of the image."""
+    return is_uncertain(error) or error.code is Code.RESOURCE_EXHAUSTED or error.reason in _OTHER_ENGINE_MAY
+
+
+BACKOFF_FIRST = 0.5
+BACKOFF_MAX = 30.0
+INTERNAL_TRIES = 3
+"""After so many tries on one engine a BACKEND_ERROR is taken as final."""
+
+
+def backoff(retries: int) -> float:
+    """Seconds to wait before try number `retries` + 1 of a step."""
+    return min(BACKOFF_MAX, BACKOFF_FIRST * 2.0 ** min(max(retries - 1, 0), 10))

@@ -1,0 +1,141 @@
+"""The announce outbox: what the DHT should say is durable with the record, and is retried until it is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from services.errors import BeemeshError
+from services.orchestrator import store as db
+from services.orchestrator.book import Book
+from services.orchestrator.model import Deployment
+from services.orchestrator.ports import Providers
+from services.telemetry import Log
+
+log = Log(__name__)
+
+_CONCURRENCY = 8
+_RETRY_FIRST, _RETRY_MAX = 0.2, 10.0
+_NEVER: Mapping[str, str] = {}
+
+
+class Outbox:
+    """One wanted announcement a deployment; the newest wish wins."""
+
+    def __init__(
+        self,
+        *,
+        store: db.Store,
+        book: Book,
+        providers: Providers,
+        metadata: Callable[[Deployment], Mapping[str, str]],
+        refresh_seconds: float,
+    ) -> None:
+        """`metadata` gives the six keys of the provider record; `refresh_seconds`: all is announced anew that often."""
+        self._store = store
+        self._book = book
+        self._providers = providers
+        self._metadata = metadata
+        self._refresh_seconds = refresh_seconds
+        self._wanted: dict[str, bool] = {}
+        self._said: dict[str, Mapping[str, str] | None] = {}
+        """What was last said and confirmed; None: withdrawn. Absent: not known."""
+        self._due: set[str] = set()
+        """To be said again although nothing changed."""
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Condition()
+
+    def load(self) -> None:
+        """Fill from the store, once, at start; all of it is said again, for the provider may have been reset."""
+        self._wanted = {item.deployment_id: item.wanted for item in self._store.announcements()}
+        self._wake.set()
+
+    def want(self, deployment_id: str, wanted: bool) -> db.Statement:
+        """The statement that makes the wish durable; `wanted_now` must follow its commit."""
+        return db.put_announcement(db.Announcement(deployment_id=deployment_id, wanted=wanted, done=False))
+
+    def wanted_now(self, deployment_id: str, wanted: bool) -> None:
+        """The wish is durable: say it."""
+        self._wanted[deployment_id] = wanted
+        self._wake.set()
+
+    def wants(self, deployment_id: str) -> bool:
+        """Whether an announcement is wanted."""
+        return self._wanted.get(deployment_id, False)
+
+    def announced(self, deployment_id: str) -> bool:
+        """Whether the provider has confirmed the announcement."""
+        return self._said.get(deployment_id) is not None
+
+    def refresh(self) -> None:
+        """Something in the metadata may have changed (capabilities): compare and say what differs."""
+        self._wake.set()
+
+    async def withdrawn(self, deployment_id: str, timeout: float) -> bool:
+        """Wait until nothing is announced; False if that took longer than `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout), self._moved:
+                await self._moved.wait_for(lambda: self._wanted.get(deployment_id) is None)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Say what is wanted, for ever."""
+        delay = _RETRY_FIRST
+        while True:
+            self._wake.clear()
+            pending = self._pending()
+            failed = not all(await self._say_all(pending))
+            delay = min(delay * 2, _RETRY_MAX) if failed else _RETRY_FIRST
+            try:
+                async with asyncio.timeout(delay if failed else self._refresh_seconds):
+                    await self._wake.wait()
+                if failed:
+                    await asyncio.sleep(_RETRY_FIRST)  # a wake-up must not turn retries into a storm
+            except TimeoutError:
+                if not failed:
+                    self._due.update(self._wanted)
+
+    def _pending(self) -> list[tuple[str, Mapping[str, str] | None]]:
+        found: list[tuple[str, Mapping[str, str] | None]] = []
+        for deployment_id, wanted in self._wanted.items():
+            record = self._book.find(deployment_id)
+            text = self._metadata(record) if wanted and record is not None else None
+            known = self._said.get(deployment_id, _NEVER)
+            if known != text or deployment_id in self._due:
+                found.append((deployment_id, text))
+        return found
+
+    async def _say_all(self, pending: list[tuple[str, Mapping[str, str] | None]]) -> list[bool]:
+        limit = asyncio.Semaphore(_CONCURRENCY)
+
+        async def one(deployment_id: str, text: Mapping[str, str] | None) -> bool:
+            async with limit:
+                return await self._say(deployment_id, text)
+
+        return await asyncio.gather(*(one(deployment_id, text) for deployment_id, text in pending))
+
+    async def _say(self, deployment_id: str, text: Mapping[str, str] | None) -> bool:
+        try:
+            if text is None:
+                await self._providers.withdraw(deployment_id)
+            else:
+                await self._providers.announce(deployment_id, text)
+            await self._confirm(deployment_id, text)
+        except BeemeshError as error:
+            log.warning("announce_failed", deployment_id=deployment_id, wanted=text is not None, error=repr(error))
+            return False
+        return True
+
+    async def _confirm(self, deployment_id: str, text: Mapping[str, str] | None) -> None:
+        """Note that it is said; if another wish came meanwhile, that one is still pending and nothing is lost."""
+        self._said[deployment_id] = text
+        self._due.discard(deployment_id)
+        if text is None and not self._wanted.get(deployment_id, False):
+            await self._store.commit(db.drop_announcement(deployment_id))
+            if not self._wanted.get(deployment_id, False):
+                self._wanted.pop(deployment_id, None)
+                self._said.pop(deployment_id, None)
+        async with self._moved:
+            self._moved.notify_all()

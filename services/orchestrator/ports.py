@@ -1,0 +1,46 @@
+"""What the core needs of the other services; the adapters beside it speak gRPC, tests bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from services.orchestrator.model import Deployment, EngineView, Issue, Observed
+
+
+class Engines(Protocol):
+    """The node's engines, as the registry tells them. Failures are services.errors."""
+
+    def views(self) -> Mapping[str, EngineView]:
+        """Every registered engine by id."""
+
+    def default(self) -> str:
+        """The registry's default engine, or ""."""
+
+    def observed(self, engine_id: str, workload_id: str) -> Observed | None:
+        """The workload as last seen; state UNKNOWN when its engine is out of reach; None when it is not there."""
+
+    async def wait_changed(self, workload_id: str, timeout: float) -> None:
+        """Return when the workload may have changed, or after `timeout` seconds."""
+
+    async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
+        """What the engine says of this manifest; raises Unavailable if it does not answer."""
+
+    async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
+        """Make the engine run it (idempotent by workload id and digest)."""
+
+    async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
+        """The workload now; None only because the engine said that there is none."""
+
+    async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
+        """Return when the engine has confirmed that nothing of the workload is left: the fence."""
+
+
+class Providers(Protocol):
+    """The node's provider service."""
+
+    async def announce(self, manifest_id: str, metadata: Mapping[str, str]) -> None:
+        """Make the DHT say that this node runs it; a repeat renews."""
+
+    async def withdraw(self, manifest_id: str) -> None:
+        """Make the DHT say it no more; harmless when it did not."""

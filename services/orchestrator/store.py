@@ -1,0 +1,238 @@
+"""What must survive: deployments, revisions, announcements and events in SQLite (WAL, synchronous=FULL).
+
+One writer thread commits what has queued up in one transaction (group commit): a write is durable when its `await`
+returns. Readers have the orchestrator's memory, which is filled from here once, at start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from services.errors import BeemeshError, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from services.orchestrator.model import Deployment, Step
+
+SCHEMA_VERSION = 1
+_GROUP_MAX = 256
+
+_MIGRATIONS: Sequence[str] = (
+    # 0 → 1
+    """
+    CREATE TABLE deployments (deployment_id TEXT PRIMARY KEY, gone INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+    CREATE TABLE revisions (deployment_id TEXT NOT NULL, revision INTEGER NOT NULL, body BLOB NOT NULL,
+                            PRIMARY KEY (deployment_id, revision)) STRICT, WITHOUT ROWID;
+    CREATE TABLE announcements (deployment_id TEXT PRIMARY KEY, wanted INTEGER NOT NULL, done INTEGER NOT NULL) STRICT;
+    CREATE TABLE requests (request_id TEXT PRIMARY KEY, deployment_id TEXT NOT NULL, digest TEXT NOT NULL,
+                           time REAL NOT NULL) STRICT;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What the DHT should say of a deployment, and whether it does."""
+
+    deployment_id: str
+    wanted: bool
+    """True: announce; False: withdraw."""
+    done: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request_id that was used, for which content."""
+
+    request_id: str
+    deployment_id: str
+    digest: str
+    time: float
+
+
+Statement = tuple[str, Sequence[Any]]
+
+
+def put_deployment(deployment: Deployment) -> Statement:
+    """Insert or replace the record."""
+    return (
+        "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?)",
+        (deployment.deployment_id, int(deployment.step is Step.GONE), msgspec.json.encode(deployment)),
+    )
+
+
+def drop_deployment(deployment_id: str) -> list[Statement]:
+    """Forget a deployment and its history."""
+    tables = ("deployments", "revisions", "announcements")
+    return [(f"DELETE FROM {table} WHERE deployment_id = ?", (deployment_id,)) for table in tables]  # noqa: S608
+
+
+def put_announcement(item: Announcement) -> Statement:
+    """Insert or replace what is wanted of the DHT."""
+    return ("INSERT OR REPLACE INTO announcements VALUES (?, ?, ?)", (item.deployment_id, item.wanted, item.done))
+
+
+def drop_announcement(deployment_id: str) -> Statement:
+    """A withdrawal that is done needs no row; a newer wish to announce is left alone."""
+    return ("DELETE FROM announcements WHERE deployment_id = ? AND wanted = 0", (deployment_id,))
+
+
+def put_request(item: Request, *, keep: int = 10_000) -> list[Statement]:
+    """Remember a request_id; the oldest beyond `keep` are forgotten."""
+    return [
+        (
+            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)",
+            (item.request_id, item.deployment_id, item.digest, item.time),
+        ),
+        (
+            "DELETE FROM requests WHERE request_id IN (SELECT request_id FROM requests ORDER BY time DESC LIMIT -1 OFFSET ?)",
+            (keep,),
+        ),
+    ]
+
+
+class Store:
+    """The database; `async with Store(path)` opens and closes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._queue: queue.SimpleQueue[tuple[list[Statement], asyncio.Future[None]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._connection = _open(self._path)
+        except sqlite3.Error as error:
+            raise _translate(error, self._path) from error
+        self._thread = threading.Thread(
+            target=self._write, args=(asyncio.get_running_loop(),), name="store", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._thread is not None and self._connection is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._connection.close()
+
+    def deployments(self) -> list[Deployment]:
+        """All records, the gone ones included; raises DataLoss naming the one that cannot be read."""
+        rows = self._read("SELECT deployment_id, body FROM deployments")
+        found: list[Deployment] = []
+        for name, body in rows:
+            try:
+                found.append(msgspec.json.decode(body, type=Deployment))
+            except msgspec.MsgspecError as error:
+                raise DataLoss(
+                    f"{self._path}: the record of deployment {name!r} cannot be read: {error}",
+                    reason="RECORD_UNREADABLE",
+                    metadata={"deployment_id": str(name)},
+                ) from error
+        return found
+
+    def announcements(self) -> list[Announcement]:
+        """What is wanted of the DHT."""
+        rows = self._read("SELECT deployment_id, wanted, done FROM announcements")
+        return [Announcement(deployment_id=name, wanted=bool(wanted), done=bool(done)) for name, wanted, done in rows]
+
+    def requests(self) -> list[Request]:
+        """The request ids that are remembered."""
+        rows = self._read("SELECT request_id, deployment_id, digest, time FROM requests")
+        return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
+
+    async def commit(self, *statements: Statement) -> None:
+        """Make these durable, all or none; raises ResourceExhausted (disk full), Unavailable, FailedPrecondition, DataLoss."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put((list(statements), done))
+        await asyncio.shield(done)
+
+    def _read(self, query: str) -> list[Any]:
+        assert self._connection is not None
+        try:
+            return self._connection.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise _translate(error, self._path) from error
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._connection is not None
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            closing = False
+            while len(batch) < _GROUP_MAX and not self._queue.empty():
+                following = self._queue.get()
+                if following is None:
+                    closing = True
+                    break
+                batch.append(following)
+            self._commit_batch(batch, loop)
+            if closing:
+                return
+
+    def _commit_batch(
+        self, batch: Sequence[tuple[list[Statement], asyncio.Future[None]]], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """All in one transaction; if that fails each alone, so that one bad write does not fail its neighbours."""
+        error = self._transact([statement for statements, _ in batch for statement in statements])
+        for statements, done in batch:
+            alone = error if len(batch) == 1 or error is None else self._transact(statements)
+            loop.call_soon_threadsafe(_finish, done, alone)
+
+    def _transact(self, statements: Sequence[Statement]) -> BeemeshError | None:
+        assert self._connection is not None
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for sql, parameters in statements:
+                self._connection.execute(sql, parameters)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            return _translate(error, self._path)
+        return None
+
+
+def _finish(done: asyncio.Future[None], error: BeemeshError | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    path.chmod(0o600)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        connection.close()
+        raise FailedPrecondition(
+            f"{path} has schema version {version}; this release knows up to {SCHEMA_VERSION}: use the newer release",
+            reason="SCHEMA_TOO_NEW",
+            metadata={"schema": str(version), "known": str(SCHEMA_VERSION)},
+        )
+    for number in range(version, SCHEMA_VERSION):
+        connection.executescript(f"BEGIN; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    return connection
+
+
+def _translate(error: sqlite3.Error, path: Path) -> BeemeshError:
+    text = str(error)
+    where = {"path": str(path)}
+    if "full" in text:
+        return ResourceExhausted(f"{path}: the disk is full", reason="DISK_FULL", metadata=where, retry_after=5.0)
+    if "readonly" in text or "read-only" in text or "unable to open" in text:
+        return FailedPrecondition(f"{path} cannot be written: {text}", reason="DATA_DIR_READ_ONLY", metadata=where)
+    if "malformed" in text or "not a database" in text:
+        return DataLoss(f"{path} is damaged: {text}; restore a backup", reason="DATABASE_CORRUPT", metadata=where)
+    return Unavailable(f"{path}: {text}", reason="STORE_ERROR", metadata=where, retry_after=1.0)
