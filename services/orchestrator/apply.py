@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from weakref import WeakValueDictionary
 
 from services import identity, manifests
-from services.errors import Aborted, BeemeshError, FieldViolation, InvalidArgument, NotFound
+from services.errors import Aborted, BeemeshError, FieldViolation, InvalidArgument, NotFound, Unavailable
 from services.orchestrator import flow, ledger, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
@@ -27,12 +28,13 @@ from services.orchestrator.model import (
 )
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
-from services.orchestrator.steps import Result, Steps, choose
+from services.orchestrator.steps import Steps, choose
 from services.telemetry import Log
 
 log = Log(__name__)
 
 _STORE_RETRY_SECONDS = 1.0
+_DEFECT_RETRY_SECONDS = 10.0
 _SUPERSEDE_SECONDS = 10.0
 """An operation that has waited this long for its workload to settle gives way to a different apply."""
 
@@ -127,7 +129,8 @@ class Applier:
         self._clock = clock
         self._tasks = tasks
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._accepting: dict[str, Wish] = {}
         self._nudges: dict[str, asyncio.Event] = {}
         self._steps = Steps(engines=engines, book=book, outbox=outbox, keep=self._keep, clock=clock)
 
@@ -196,33 +199,55 @@ class Applier:
     async def _accept(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, existing: Deployment | None
     ) -> Accepted:
-        others = self._book.all()
-        asked = ledger.Room(cpu_cores=wish.cpu_cores, memory_bytes=wish.memory_bytes)
-        ledger.check(asked, ledger.free(self._capacity, others, without=deployment_id))
-        decision = await choose(self._engines, wish, current=_current(existing, wish))
-        if decision.selected is None:
-            raise selection.refusal(decision, wish)
-        # Another deployment may have taken the room while the engines were asked; from here to the save none can.
-        ledger.check(asked, ledger.free(self._capacity, self._book.all(), without=deployment_id))
-        record = self._new_record(request, deployment_id, wish, existing)
-        result = self._steps.chosen(record, decision)
-        accepted = Accepted(deployment=result.record, action=record.action, issues=decision.selected.issues)
-        if request.validate_only:
-            return accepted
-        await self._interrupt(deployment_id)
-        record = await self._record_accepted(request, result)
-        self._start(deployment_id)
-        return replace(accepted, deployment=record)
+        self._check_room(deployment_id, wish)
+        self._accepting[deployment_id] = wish
+        try:
+            decision = await choose(self._engines, wish, current=_current(existing, wish))
+            if decision.selected is None:
+                raise selection.refusal(decision, wish)
+            self._check_fence(existing, decision.selected.engine_id)
+            if request.validate_only:
+                record = self._steps.chosen(self._new_record(request, deployment_id, wish, existing), decision).record
+            else:
+                record = await self._record_accepted(request, deployment_id, wish, decision)
+            return Accepted(deployment=record, action=record.action, issues=decision.selected.issues)
+        finally:
+            del self._accepting[deployment_id]
 
-    async def _record_accepted(self, request: ApplyRequest, result: Result) -> Deployment:
-        record = flow.advance(result.record, result.outcome, now=self._clock())
+    def _check_room(self, deployment_id: str, wish: Wish) -> None:
+        """What others hold counts, and what others were promised a moment ago; from here it is held for this one."""
+        held = [r.wish for r in self._book.all() if r.deployment_id != deployment_id and ledger.counts(r)]
+        left = ledger.free(self._capacity, [*held, *self._accepting.values()])
+        ledger.check(ledger.Room(cpu_cores=wish.cpu_cores, memory_bytes=wish.memory_bytes), left)
+
+    def _check_fence(self, existing: Deployment | None, chosen: str) -> None:
+        """Moving needs the old engine's word that it holds nothing; if it cannot give it now, do not begin."""
+        views = self._engines.views()
+        for engine_id in existing.touched if existing is not None else ():
+            view = views.get(engine_id)
+            if engine_id != chosen and (view is None or not view.available):
+                raise Unavailable(
+                    f"engine {engine_id} holds this deployment and cannot be reached: it stays where it is; retry when "
+                    f"{engine_id} is back",
+                    reason="ENGINE_UNREACHABLE",
+                    metadata={"engine": engine_id},
+                    retry_after=5.0,
+                )
+
+    async def _record_accepted(
+        self, request: ApplyRequest, deployment_id: str, wish: Wish, decision: Decision
+    ) -> Deployment:
+        await self._interrupt(deployment_id)
+        existing = self._book.find(deployment_id)  # as the interrupted operation left it
         used = db.Request(
-            request_id=request.request_id,
-            deployment_id=record.deployment_id,
-            digest=record.wish.canonical_digest,
-            time=self._clock(),
+            request_id=request.request_id, deployment_id=deployment_id, digest=wish.canonical_digest, time=self._clock()
         )
-        return await self._book.save(record, request=used if request.request_id else None)
+        try:
+            result = self._steps.chosen(self._new_record(request, deployment_id, wish, existing), decision)
+            record = flow.advance(result.record, result.outcome, now=self._clock())
+            return await self._book.save(record, request=used if request.request_id else None)
+        finally:
+            self._start(deployment_id)  # the new operation or, had it not been saved, the old one
 
     def _new_record(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, existing: Deployment | None
@@ -271,7 +296,7 @@ class Applier:
             return record
 
     async def settled(self, deployment_id: str, generation: int, timeout: float) -> Deployment:
-        """The record once its operation rests, is gone, or waits for a backend; as it is when `timeout` seconds are over.
+        """The record once its operation rests, is gone or waits for a backend, or as it is after `timeout` seconds.
 
         Raises NotFound when there is no such deployment; a superseded generation counts as over.
         """
@@ -312,7 +337,12 @@ class Applier:
         try:
             while (record := self._book.find(deployment_id)) is not None and record.in_flight:
                 await self._pause(record)
-                result = await self._steps.perform(record)
+                try:
+                    result = await self._steps.perform(record)
+                except Exception as error:  # a defect must not take every other operation down with it
+                    log.error("step_broke", exc_info=error, deployment_id=deployment_id, step=record.step.value)
+                    await asyncio.sleep(_DEFECT_RETRY_SECONDS)
+                    continue
                 record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
                 await self._keep_with_announcement(record)
                 log.info(
@@ -368,9 +398,7 @@ class Applier:
                 await self._keep_with_announcement(replace(moved, message=message))
 
     def _lock(self, deployment_id: str) -> asyncio.Lock:
-        """One accept at a time; a lock that nobody holds is made anew, so that the table does not grow."""
-        if len(self._locks) > 1024:
-            self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
+        """One accept at a time; a lock lives as long as somebody holds or awaits it."""
         return self._locks.setdefault(deployment_id, asyncio.Lock())
 
 

@@ -1,7 +1,7 @@
 """The life of a deployment as a table: (step, outcome) → step and state. Pure; `apply` performs the steps.
 
 One invariant carries it: an engine is in `touched` before it is called and leaves it only when it has confirmed that
-nothing is left there, and DEPLOY is entered only with `touched` within {the chosen engine}. So there are never two copies.
+nothing is left there; DEPLOY is entered only with `touched` within {the chosen engine}. So there are never two copies.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ class Outcome(StrEnum):
     REMOVED = "REMOVED"
     DELETE = "DELETE"
     """The client wants it gone."""
-    APPLY = "APPLY"
-    """The client wants it (again, or otherwise)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +58,7 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
     (Step.SELECT, Outcome.CHOSEN): Row(step=Step.DEPLOY, state=State.DEPLOYING),
     (Step.SELECT, Outcome.CHOSEN_ELSEWHERE): Row(step=Step.FENCE, state=State.DEPLOYING),
     (Step.SELECT, Outcome.NO_ENGINE): Row(step=Step.REST, state=State.FAILED),
+    (Step.SELECT, Outcome.UNREACHABLE): Row(step=Step.SELECT, state=State.DEGRADED, later=True),
     (Step.FENCE, Outcome.FENCED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
     (Step.FENCE, Outcome.FENCED_FOR_RETRY): Row(step=Step.SELECT, state=State.DEPLOYING),
     (Step.FENCE, Outcome.UNREACHABLE): Row(step=Step.FENCE, state=State.DEGRADED, later=True),
@@ -73,8 +72,10 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
     (Step.SETTLE, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
     (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED),
     (Step.REMOVE, Outcome.UNREACHABLE): Row(step=Step.REMOVE, state=State.DELETING, later=True),
-    (Step.REST, Outcome.APPLY): Row(step=Step.SELECT, state=State.PENDING),
-    (Step.GONE, Outcome.APPLY): Row(step=Step.SELECT, state=State.PENDING),
+    (Step.REST, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE),
+    (Step.REST, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED),
+    (Step.REST, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED),
+    (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.DEGRADED),
     **{
         (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING)
         for step in (Step.SELECT, Step.FENCE, Step.DEPLOY, Step.SETTLE, Step.REST)
@@ -91,16 +92,16 @@ def advance(deployment: Deployment, outcome: Outcome, *, now: float, failure: Fa
         step=row.step,
         state=row.state,
         retries=deployment.retries + 1 if row.later else 0,
-        failure=failure if failure is not None or not _is_clean(row, outcome) else None,
+        failure=failure if failure is not None or _is_clean(row) else deployment.failure,
         tried=() if settled else deployment.tried,
         observed_generation=deployment.generation if settled else deployment.observed_generation,
         update_time=now,
     )
 
 
-def _is_clean(row: Row, outcome: Outcome) -> bool:
+def _is_clean(row: Row) -> bool:
     """Whether an earlier failure is history now; while an operation goes on after one, its reason stays readable."""
-    return row.state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING) or outcome is Outcome.APPLY
+    return row.state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING)
 
 
 _UNCERTAIN = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.errors import QuotaViolation, ResourceExhausted
-from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.model import Deployment, State, Step, Wish
 
 _EPSILON = 1e-9
 
@@ -26,12 +26,12 @@ def counts(deployment: Deployment) -> bool:
     return deployment.in_flight or bool(deployment.touched)
 
 
-def free(capacity: Room, deployments: Iterable[Deployment], *, without: str = "") -> Room:
-    """What is left of the capacity; `without` names the deployment that is being changed."""
-    held = [d.wish for d in deployments if d.deployment_id != without and counts(d)]
+def free(capacity: Room, held: Iterable[Wish]) -> Room:
+    """What is left of the capacity when these wishes hold their part."""
+    wishes = list(held)
     return Room(
-        cpu_cores=capacity.cpu_cores - sum(wish.cpu_cores for wish in held),
-        memory_bytes=capacity.memory_bytes - sum(wish.memory_bytes for wish in held),
+        cpu_cores=capacity.cpu_cores - sum(wish.cpu_cores for wish in wishes),
+        memory_bytes=capacity.memory_bytes - sum(wish.memory_bytes for wish in wishes),
     )
 
 

@@ -80,8 +80,9 @@ def _order(wish: Wish, views: Mapping[str, EngineView], default: str, current: s
     known = views.values()
     requested = resolve(wish.engine_id, known) if wish.engine_id else ""
     if requested and requested not in views:
+        registered = ", ".join(sorted(views)) or "none"
         raise NotFound(
-            f"engine {wish.engine_id!r} is not registered on this node; registered: {', '.join(sorted(views)) or 'none'}",
+            f"engine {wish.engine_id!r} is not registered on this node; registered: {registered}",
             reason="ENGINE_NOT_FOUND",
             metadata={"engine": wish.engine_id},
         )
@@ -174,7 +175,7 @@ def refusal(decision: Decision, wish: Wish) -> BeemeshError:
         "; ".join(f"{c.engine_id}: {c.reason} ({c.message})" for c in decision.candidates) or "no engine is registered"
     )
     by_field = [c for c in fit if c.issues]
-    if (fit and len(by_field) == len(fit)) or (by_field and wish.policy is Policy.NONE):
+    if by_field and (len(by_field) == len(fit) or wish.policy is Policy.NONE):
         first = by_field[0]
         return FailedPrecondition(
             f"no engine can run this manifest as it is: {told}",

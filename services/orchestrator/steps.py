@@ -9,7 +9,7 @@ from services.errors import BeemeshError, Code, FailedPrecondition, Unavailable
 from services.orchestrator import flow, selection
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import Attempt, Candidate, Decision, Deployment, Failure, Step, Verdict, Wish
+from services.orchestrator.model import Attempt, Candidate, Decision, Deployment, Failure, Policy, Step, Verdict, Wish
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
 
@@ -33,7 +33,7 @@ class Result:
 async def choose(
     engines: Engines, wish: Wish, *, current: str = "", excluded: Sequence[str] = (), ask_all: bool = False
 ) -> Decision:
-    """The decision for a wish: candidates in order, each eligible one asked until one accepts (or all with `ask_all`)."""
+    """The decision for a wish: candidates in order, each eligible one asked until one accepts, or all of them."""
     found = list(
         selection.candidates(wish, engines.views(), default=engines.default(), current=current, excluded=excluded)
     )
@@ -47,7 +47,7 @@ async def choose(
 
 
 async def _ask(engines: Engines, candidate: Candidate, wish: Wish) -> Candidate:
-    warn = wish.warn or wish.policy is selection.Policy.ANY
+    warn = wish.warn or wish.policy is Policy.ANY
     try:
         issues = await engines.validate(candidate.engine_id, wish.manifest, warn=warn)
     except BeemeshError as error:
@@ -77,7 +77,13 @@ class Steps:
         self._clock = clock
 
     async def perform(self, record: Deployment) -> Result:
-        """Do what `record.step` says, once."""
+        """Do what `record.step` says, once; a failure that a step does not expect is tried again later."""
+        try:
+            return await self._perform(record)
+        except BeemeshError as error:
+            return Result(record=record, outcome=Outcome.UNREACHABLE, failure=Failure.of(error))
+
+    async def _perform(self, record: Deployment) -> Result:
         match record.step:
             case Step.SELECT:
                 return await self._select(record)
@@ -107,7 +113,7 @@ class Steps:
         return Result(record=record, outcome=Outcome.CHOSEN_ELSEWHERE if elsewhere else Outcome.CHOSEN)
 
     async def _fence(self, record: Deployment) -> Result:
-        """Have every engine but the chosen one confirm that it holds nothing; what is confirmed is kept even if one fails."""
+        """Have every engine but the chosen one confirm that it holds nothing; what is confirmed counts even if one fails."""
         record, failure = await self._empty(record, keep=record.engine_id, remove_volumes=False, force=False)
         if failure is not None:
             return Result(record=record, outcome=Outcome.UNREACHABLE, failure=failure)
@@ -204,9 +210,10 @@ def outcome_of(state: int | None) -> Outcome | None:
 
 def broken(record: Deployment, message: str) -> Failure:
     """Why a started workload is FAILED."""
+    why = message or "the engine gave no reason"
     return Failure.of(
         FailedPrecondition(
-            f"deployment {record.deployment_id!r} was started on {record.engine_id} and failed: {message or 'no reason given'}",
+            f"deployment {record.deployment_id!r} was started on {record.engine_id} and failed: {why}",
             reason="WORKLOAD_FAILED",
             metadata={"engine": record.engine_id, "workload_id": record.workload_id},
         )

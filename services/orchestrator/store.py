@@ -85,15 +85,11 @@ def drop_announcement(deployment_id: str) -> Statement:
 
 def put_request(item: Request, *, keep: int = 10_000) -> list[Statement]:
     """Remember a request_id; the oldest beyond `keep` are forgotten."""
+    values = (item.request_id, item.deployment_id, item.digest, item.time)
+    surplus = "SELECT request_id FROM requests ORDER BY time DESC LIMIT -1 OFFSET ?"
     return [
-        (
-            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)",
-            (item.request_id, item.deployment_id, item.digest, item.time),
-        ),
-        (
-            "DELETE FROM requests WHERE request_id IN (SELECT request_id FROM requests ORDER BY time DESC LIMIT -1 OFFSET ?)",
-            (keep,),
-        ),
+        ("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", values),
+        (f"DELETE FROM requests WHERE request_id IN ({surplus})", (keep,)),  # noqa: S608 - both are constants
     ]
 
 
@@ -102,13 +98,13 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._connection: sqlite3.Connection | None = None
+        self._opened: sqlite3.Connection | None = None
         self._queue: queue.SimpleQueue[tuple[list[Statement], asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            self._connection = _open(self._path)
+            self._opened = _open(self._path)
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
         self._thread = threading.Thread(
@@ -118,10 +114,16 @@ class Store:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._thread is not None and self._connection is not None:
+        if self._thread is not None:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
             self._connection.close()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            raise RuntimeError("the store is not open")
+        return self._opened
 
     def deployments(self) -> list[Deployment]:
         """All records, the gone ones included; raises DataLoss naming the one that cannot be read."""
@@ -149,20 +151,18 @@ class Store:
         return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
 
     async def commit(self, *statements: Statement) -> None:
-        """Make these durable, all or none; raises ResourceExhausted (disk full), Unavailable, FailedPrecondition, DataLoss."""
+        """Make these durable, all or none; raises ResourceExhausted (the disk is full), FailedPrecondition, DataLoss."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put((list(statements), done))
         await asyncio.shield(done)
 
     def _read(self, query: str) -> list[Any]:
-        assert self._connection is not None
         try:
             return self._connection.execute(query).fetchall()
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        assert self._connection is not None
         while (first := self._queue.get()) is not None:
             batch = [first]
             closing = False
@@ -186,7 +186,6 @@ class Store:
             loop.call_soon_threadsafe(_finish, done, alone)
 
     def _transact(self, statements: Sequence[Statement]) -> BeemeshError | None:
-        assert self._connection is not None
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for sql, parameters in statements:
