@@ -1,0 +1,72 @@
+# `make` lists what there is. Everything that a target needs is set up by the target itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BUILD := .build
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+ENGINES ?= podman
+PYTEST_ARGS ?=
+export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
+
+.PHONY: help setup engines tools demo test check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) engines tools ## install all that demo and tests need (as root also podman); a second run does nothing
+
+$(READY): requirements.lock pyproject.toml scripts/setup.sh
+	@scripts/setup.sh python
+	@touch $@
+
+engines: | $(READY)
+	@scripts/setup.sh engines
+
+tools: | $(READY)
+	@scripts/setup.sh tools
+
+demo: $(READY) engines ## run a pod on a node of its own, look at it from all sides, leave nothing (ENGINES=mock: without podman)
+	@$(PYTHON) scripts/demo.py --engines $(ENGINES)
+
+test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
+	@scripts/test.sh $(PYTEST_ARGS)
+
+check: lint format-check types proto-lint gen-check imports ## everything that CI checks besides the tests
+
+lint: $(READY) ## ruff: defects and style
+	ruff check .
+
+format-check: $(READY)
+	ruff format --check .
+
+types: $(READY) ## mypy, strict
+	mypy --strict
+
+proto-lint: $(READY) ## buf: the contract's style and format
+	buf lint
+	buf format -d --exit-code
+
+gen-check: $(READY) ## gen/ is what protos/ say
+	@scripts/generate.sh $(BUILD)/gen
+	@diff -r -x __pycache__ gen $(BUILD)/gen || { echo "gen/ differs from protos/: run make gen and commit it" >&2; exit 1; }
+	@echo "gen/ is up to date"
+
+imports: $(READY) ## import-linter: which way imports may point
+	lint-imports
+
+gen: $(READY) ## write gen/ from protos/
+	@scripts/generate.sh gen
+
+fmt: $(READY) ## format code and contract
+	ruff check --fix-only --quiet .
+	ruff format .
+	buf format -w
+
+clean: ## remove what was built and cached here, the virtual environment too
+	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Installs what a fresh Debian or Ubuntu lacks: `setup.sh python | engines | tools`. Without root it uses what is there
+# and says what it left out. Every part is quick when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .build
+exec 9>.build/setup.lock
+flock 9 # two makes at once wait for each other
+
+say() { echo "setup: $*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+can_install() { [ "$(id -u)" = 0 ] && have apt-get; }
+
+# Installs those of the packages that this release has; the rest is said.
+install_packages() {
+  local wanted=() missing=() name
+  export DEBIAN_FRONTEND=noninteractive
+  compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get update -q >&2
+  for name in "$@"; do
+    if apt-cache show "$name" >/dev/null 2>&1; then wanted+=("$name"); else missing+=("$name"); fi
+  done
+  [ ${#missing[@]} = 0 ] || say "this release has no ${missing[*]}"
+  [ ${#wanted[@]} = 0 ] && return
+  say "installing ${wanted[*]}"
+  local install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "${wanted[@]}")
+  "${install[@]}" >&2 || { apt-get update -q >&2 && "${install[@]}" >&2; }
+}
+
+# A Python of at least 3.11 that can make virtual environments.
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    if have "$name" && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+setup_python() {
+  local python
+  if [ ! -x .venv/bin/python ]; then
+    if ! python=$(find_python); then
+      can_install || { say "needs Python 3.11 or newer with venv: apt-get install python3 python3-venv"; exit 1; }
+      install_packages python3 python3-venv
+      python=$(find_python) || install_packages python3.12 python3.12-venv python3.11 python3.11-venv
+      python=$(find_python) || { say "this release has no Python 3.11 or newer"; exit 1; }
+    fi
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv .venv
+  fi
+  say "installing the locked dependencies"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+}
+
+first_of() {
+  local path
+  for path in "$@"; do [ ! -e "$path" ] || return 0; done
+  return 1
+}
+
+setup_engines() {
+  local lacking=()
+  have podman || lacking+=(podman)
+  have crun || have runc || lacking+=(crun runc)
+  have catatonit || first_of /usr/{,local/}lib{,exec}/podman/catatonit || lacking+=(catatonit)
+  if have podman && [ -e /etc/cni/net.d/87-podman-bridge.conflist ] && ! first_of /usr/lib/podman/netavark; then
+    : # an older podman, with CNI networks
+  else
+    first_of /usr/{,local/}lib{,exec}/podman/netavark || lacking+=(netavark)
+    first_of /usr/{,local/}lib{,exec}/podman/aardvark-dns || lacking+=(aardvark-dns)
+  fi
+  have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1 || lacking+=(busybox-static)
+  [ ${#lacking[@]} = 0 ] && return
+  if can_install; then
+    install_packages "${lacking[@]}"
+  else
+    say "left out, not being root: apt-get install ${lacking[*]}"
+  fi
+}
+
+setup_tools() {
+  local lacking=() go
+  have jq || lacking+=(jq)
+  if [ ${#lacking[@]} != 0 ]; then
+    if can_install; then install_packages "${lacking[@]}"; else say "left out: ${lacking[*]}"; fi
+  fi
+  have grpcurl || [ -x .build/bin/grpcurl ] && return
+  go=$(command -v go || { [ -x /usr/local/go/bin/go ] && echo /usr/local/go/bin/go; } || true)
+  if [ -z "$go" ]; then
+    [ -e .build/no-grpcurl ] || say "left out: grpcurl (it comes by Go, which is not here)"
+    touch .build/no-grpcurl
+  elif found=$("$go" env GOPATH)/bin/grpcurl && [ -x "$found" ]; then
+    mkdir -p .build/bin && ln -sf "$found" .build/bin/grpcurl
+  else
+    say "installing grpcurl"
+    GOBIN=$PWD/.build/bin "$go" install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 >&2 || say "left out: grpcurl"
+  fi
+}
+
+case ${1:-} in
+  python) setup_python ;;
+  engines) setup_engines ;;
+  tools) setup_tools ;;
+  *) say "usage: setup.sh python | engines | tools" && exit 2 ;;
+esac
