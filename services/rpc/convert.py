@@ -17,9 +17,14 @@ def timestamp(seconds: float | None) -> Timestamp | None:
     return result
 
 
-def from_timestamp(value: Timestamp) -> float:
-    """Seconds since 1970."""
-    return value.ToMicroseconds() / 1e6
+def from_timestamp(value: Timestamp, *, field: str = "time") -> float:
+    """Seconds since 1970; raises InvalidArgument naming the field when it is no valid time."""
+    try:
+        return value.ToMicroseconds() / 1e6
+    except ValueError:
+        message = "is not a time between the years 1 and 9999"
+        violation = FieldViolation(field_path=field, message=message)
+        raise InvalidArgument(f"{field} {message}", reason="BAD_TIME", violations=[violation]) from None
 
 
 def duration(seconds: float) -> Duration:

@@ -20,13 +20,26 @@ _TERM = re.compile(r"""\s*([A-Za-z0-9_./-]+)\s*=\s*(?:"([^"]*)"|([^\s"=]+))\s*""
 
 def paginate(items: Iterable[T], *, key: Callable[[T], str], page_size: int, page_token: str) -> tuple[list[T], str]:
     """One page in key order, and the token of the next one ("" at the end); stable while items come and go."""
-    if page_size < 0:
-        raise _bad("page_size", "must not be negative")
-    size = min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    size = _size(page_size)
     after = _decode(page_token)
     rest = sorted((item for item in items if key(item) > after), key=key)
     page = rest[:size]
     return page, _encode(key(page[-1])) if len(rest) > size else ""
+
+
+def paginate_ranked(
+    items: Iterable[T], *, key: Callable[[T], str], page_size: int, page_token: str
+) -> tuple[list[T], str]:
+    """One page of items that come in order of preference, and the token of the next one ("" at the end).
+
+    Each item comes once though its rank changes between two pages: the token names those that came. For short lists,
+    and keys without a comma.
+    """
+    size = _size(page_size)
+    seen = _decode(page_token).split(",") if page_token else []
+    rest = [item for item in items if key(item) not in seen]
+    page = rest[:size]
+    return page, _encode(",".join([*seen, *map(key, page)])) if len(rest) > size else ""
 
 
 def parse_filter(text: str, *, fields: Collection[str]) -> dict[str, str]:
@@ -42,6 +55,12 @@ def parse_filter(text: str, *, fields: Collection[str]) -> dict[str, str]:
         if found.setdefault(name, value) != value:
             raise _bad("filter", f"{name!r} is given twice")
     return found
+
+
+def _size(page_size: int) -> int:
+    if page_size < 0:
+        raise _bad("page_size", "must not be negative")
+    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
 def _encode(key: str) -> str:

@@ -1,0 +1,1 @@
+"""Which engines this node has, which are usable now, and which is the default."""
