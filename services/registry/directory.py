@@ -222,7 +222,7 @@ class Directory:
             raise FailedPrecondition(
                 f"engine {held.engine_id}: instance {instance_id} does not hold the lease, {held.instance_id} does",
                 reason="NOT_LEASE_HOLDER",
-                metadata={"engine_id": held.engine_id, "holder": held.instance_id},
+                metadata={"engine": held.engine_id, "holder": held.instance_id},
             )
         del self._entries[held.engine_id]
         return True
@@ -298,7 +298,7 @@ class Directory:
                 raise AlreadyExists(
                     f"engine {wanted.engine_id}: the name {name!r} is an id or alias of engine {other}",
                     reason="ALIAS_TAKEN",
-                    metadata={"engine_id": wanted.engine_id, "alias": name, "holder": other},
+                    metadata={"engine": wanted.engine_id, "alias": name, "holder": other},
                 )
 
     def _check_room(self, wanted: Registration) -> None:
@@ -349,7 +349,7 @@ class Directory:
         return NotFound(
             f"engine {name[:_TEXT_MAX]!r} is not registered; known: {known}",
             reason="ENGINE_NOT_FOUND",
-            metadata={"engine_id": name[:_TEXT_MAX]},
+            metadata={"engine": name[:_TEXT_MAX]},
         )
 
 

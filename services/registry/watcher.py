@@ -103,7 +103,7 @@ class EngineWatch:
                         group.create_task(self._ask())
                         group.create_task(self._follow())
                 except Exception as error:
-                    log.error("engine_watch_failed", exc_info=error, engine=self._target.engine_id)  # noqa: TRY400 - our Log
+                    log.error("engine_watch_failed", exc_info=error, engine=self._target.engine_id)
                 self._see(WATCH_BROKEN)
                 await asyncio.sleep(self._pace.reopen_at_most)
 
