@@ -31,7 +31,7 @@ tools: | $(READY)
 	@scripts/setup.sh tools
 
 demo: $(READY) engines ## run a pod on a node of its own, look at it from all sides, leave nothing (ENGINES=mock: without podman)
-	@$(PYTHON) scripts/demo.py --engines $(ENGINES)
+	@$(PYTHON) -m scripts.demo --engines $(ENGINES)
 
 test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)

@@ -1,0 +1,1 @@
+"""What developers run: the demo, the test image, a node for tests."""

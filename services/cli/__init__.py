@@ -1,0 +1,1 @@
+"""beectl: the node from a shell, by nothing but its contract."""
