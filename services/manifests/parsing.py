@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from services.errors import FieldViolation
-from services.manifests import beemesh, bodies, compose, kubernetes, schemas, tree
+from services.errors import FieldViolation, InvalidArgument
+from services.manifests import beemesh, bodies, compose, kubernetes, resources, schemas, tree
 from services.manifests.documents import (
     DEFAULT_NAMESPACE,
     Document,
@@ -48,6 +48,7 @@ def parse(text: str) -> Manifest:
         if findings.full:
             break
         _CHECKS[document_format](document, findings)
+        _check_hints(document, findings)
     annotations = _merge_annotations(documents, findings)
     findings.raise_if_any()
     return Manifest(
@@ -169,6 +170,15 @@ def _check_together(formats: Sequence[Format], documents: Sequence[Document], fi
     if not any(document.is_workload for document in documents):
         message = "nothing here runs: a manifest needs a Pod or a Deployment"
         findings.add(violation(first, ("kind",), message, "NO_WORKLOAD"))
+
+
+def _check_hints(document: Document, findings: Findings) -> None:
+    for key in (resources.CPU_HINT, resources.MEMORY_HINT):
+        try:
+            resources.hint(document, key)
+        except InvalidArgument as error:
+            for found in error.violations:
+                findings.add(found)
 
 
 def _merge_annotations(documents: Sequence[Document], findings: Findings) -> dict[str, str]:

@@ -32,6 +32,7 @@ _DECIMAL_BYTES = {f"{prefix}b": 1000**power for power, prefix in enumerate(["", 
 _BINARY = {prefix: 1024**power for power, prefix in enumerate("bkmgtp")}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_BYTES = 2**63 - 1
+_MAX_CORES = 1_000_000
 
 
 def quantity(value: Amount) -> Decimal:
@@ -46,13 +47,15 @@ def cpu(value: Amount) -> float:
     """Cores: `500m` is 0.5, `2.0` and 2 are 2.0. Raises ValueError."""
     cores = quantity(value)
     if cores < 0:
-        raise ValueError(f'"{value}" is negative; an amount of CPU is a number of cores such as 2, 0.5 or 500m')
+        raise ValueError(f"{_shown(value)} is negative; an amount of CPU is a number of cores such as 2, 0.5 or 500m")
+    if cores > _MAX_CORES:
+        raise ValueError(f"{_shown(value)} is more CPU than any machine has")
     return float(cores)
 
 
 def memory(value: Amount) -> int:
     """Bytes, rounded up: `4Gi` is 4 × 2^30, `4GB` and `4gb` are 4 × 10^9, `64M` is 64 × 10^6. Raises ValueError."""
-    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (match := _BYTES.fullmatch(value.strip())):
+    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (match := _BYTES.fullmatch(value)):
         return _whole(Decimal(match[1]) * _DECIMAL_BYTES[match[2].lower()], value)
     return _whole(quantity(value), value)
 
@@ -61,7 +64,7 @@ def compose_memory(value: Amount) -> int:
     """Bytes as Compose counts them, in powers of 1024: `64m`, `64mb` and `64MiB` are 64 × 2^20. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, str):
         return memory(value)
-    match = _COMPOSE.fullmatch(value.strip()) if len(value) <= _MAX_LENGTH else None
+    match = _COMPOSE.fullmatch(value) if len(value) <= _MAX_LENGTH else None
     if match is None:
         raise ValueError(f"{_shown(value)} is not an amount of memory; write one such as 64m or 2gb")
     return _whole(Decimal(match[1]) * _BINARY[match[2].lower() or "b"], value)
@@ -78,7 +81,7 @@ def duration(value: Amount) -> float:
 
 
 def _split(value: Amount) -> tuple[Decimal, str]:
-    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (match := _QUANTITY.fullmatch(value.strip())):
+    if isinstance(value, str) and len(value) <= _MAX_LENGTH and (match := _QUANTITY.fullmatch(value)):
         return Decimal(match[1]), match[2] or ""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return Decimal(str(value)), ""
