@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from services import identity, manifests
 from services.errors import Aborted, BeemeshError, FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.manifests.resources import requested
 from services.orchestrator import flow, ledger, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
@@ -66,14 +67,10 @@ class Accepted:
     issues: tuple[Issue, ...] = ()
 
 
-def read(request: ApplyRequest) -> tuple[str, Wish]:
-    """The deployment id and the wish that a request states; raises InvalidArgument with paths and lines."""
+def read(request: ApplyRequest) -> tuple[manifests.Manifest, Wish]:
+    """The documents and the wish that a request states; raises InvalidArgument with paths and lines."""
     manifest = manifests.parse(request.manifest)
-    deployment_id = request.deployment_id or identity.default_deployment_id(
-        kind=manifest.primary.kind, namespace=manifest.namespace, name=manifest.name
-    )
-    identity.check_deployment_id(deployment_id)
-    asked = manifests.requested(manifest, replicas=request.config.replicas)
+    asked = requested(manifest, replicas=request.config.replicas)
     config = request.config
     wish = Wish(
         manifest=request.manifest,
@@ -90,7 +87,18 @@ def read(request: ApplyRequest) -> tuple[str, Wish]:
         cpu_cores=asked.cpu_cores if config.cpu_cores is None else config.cpu_cores,
         memory_bytes=asked.memory_bytes if config.memory_bytes is None else config.memory_bytes,
     )
-    return deployment_id, wish
+    return manifest, wish
+
+
+def name_of(request: ApplyRequest, manifest: manifests.Manifest) -> str:
+    """The deployment id that a request means: its own, or the one its manifest stands for."""
+    return (
+        identity.check_deployment_id(request.deployment_id)
+        if request.deployment_id
+        else (
+            identity.default_deployment_id(kind=manifest.primary.kind, namespace=manifest.namespace, name=manifest.name)
+        )
+    )
 
 
 def counted(config: Config) -> dict[str, object]:
@@ -146,7 +154,8 @@ class Applier:
 
     async def apply(self, request: ApplyRequest) -> Accepted:
         """Accept: from here on the intent is durable and will be carried out, whatever becomes of the caller."""
-        deployment_id, wish = read(request)
+        manifest, wish = read(request)
+        deployment_id = name_of(request, manifest)
         async with self._lock(deployment_id):
             self._check_request_id(request, deployment_id, wish)
             existing = self._book.find(deployment_id)
@@ -315,6 +324,11 @@ class Applier:
         if record is None:
             raise NotFound(f"there is no deployment {deployment_id!r} on this node", reason="DEPLOYMENT_NOT_FOUND")
         return record
+
+    def interrupt_all(self) -> None:
+        """Stop driving operations; the next start resumes each from its step."""
+        for task in self._running.values():
+            task.cancel()
 
     def _start(self, deployment_id: str) -> None:
         self._nudges[deployment_id] = asyncio.Event()

@@ -113,7 +113,7 @@ class Steps:
         return Result(record=record, outcome=Outcome.CHOSEN_ELSEWHERE if elsewhere else Outcome.CHOSEN)
 
     async def _fence(self, record: Deployment) -> Result:
-        """Have every engine but the chosen one confirm that it holds nothing; what is confirmed counts even if one fails."""
+        """Have every engine but the chosen one confirm that it holds nothing; each word given counts."""
         record, failure = await self._empty(record, keep=record.engine_id, remove_volumes=False, force=False)
         if failure is not None:
             return Result(record=record, outcome=Outcome.UNREACHABLE, failure=failure)

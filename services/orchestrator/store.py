@@ -151,7 +151,7 @@ class Store:
         return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
 
     async def commit(self, *statements: Statement) -> None:
-        """Make these durable, all or none; raises ResourceExhausted (the disk is full), FailedPrecondition, DataLoss."""
+        """Make these durable, all or none; raises ResourceExhausted (disk full), FailedPrecondition, DataLoss."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put((list(statements), done))
         await asyncio.shield(done)

@@ -1,0 +1,237 @@
+"""Between the contract's messages and the core's words; nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from beemesh.engine.v1 import workload_pb2
+from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
+from beemesh.registry.v1 import registry_service_pb2 as registry_pb
+from beemesh.type.v1 import types_pb2
+
+from services.errors import FieldViolation, InvalidArgument
+from services.orchestrator.apply import ApplyRequest
+from services.orchestrator.model import (
+    Attempt,
+    Candidate,
+    Config,
+    Decision,
+    Deployment,
+    EngineView,
+    Failure,
+    Issue,
+    Observed,
+    Policy,
+    State,
+    Step,
+)
+from services.rpc.convert import timestamp
+
+_AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE
+_SUSPECT = registry_pb.Engine.AVAILABILITY_SUSPECT
+
+
+def engine_view(engine: registry_pb.Engine) -> EngineView:
+    """An engine as the registry tells it."""
+    return EngineView(
+        engine_id=engine.engine_id,
+        endpoint=engine.endpoint,
+        aliases=tuple(engine.info.aliases),
+        formats=frozenset(engine.info.formats),
+        kinds=frozenset(engine.info.kinds),
+        available=engine.availability in (_AVAILABLE, _SUSPECT),
+        suspect=engine.availability == _SUSPECT,
+        reason=engine.availability_reason,
+        cordoned=engine.cordoned,
+        priority=engine.priority,
+    )
+
+
+def issue(item: types_pb2.ManifestIssue) -> Issue:
+    """A finding, from the wire."""
+    return Issue(
+        severity=item.severity,
+        field_path=item.field_path,
+        reason=item.reason,
+        message=item.message,
+        line=item.line,
+        column=item.column,
+    )
+
+
+def issue_pb(item: Issue) -> types_pb2.ManifestIssue:
+    """A finding, to the wire."""
+    return types_pb2.ManifestIssue(
+        severity=types_pb2.IssueSeverity.ValueType(item.severity),
+        field_path=item.field_path,
+        reason=item.reason,
+        message=item.message,
+        line=item.line,
+        column=item.column,
+    )
+
+
+def validation_mode(warn: bool) -> types_pb2.ValidationMode.ValueType:
+    """STRICT or WARN."""
+    return types_pb2.VALIDATION_MODE_WARN if warn else types_pb2.VALIDATION_MODE_STRICT
+
+
+def config(message: workload_pb2.DeploymentConfig) -> Config:
+    """What the caller asks beyond the manifest; raises InvalidArgument."""
+    if message.HasField("replicas") and message.replicas < 0:
+        raise bad("config.replicas", f"must not be negative, not {message.replicas}")
+    resources = message.resources
+    for name in ("cpu_cores", "memory_bytes", "storage_bytes"):
+        if resources.HasField(name) and not getattr(resources, name) > 0:
+            raise bad(f"config.resources.{name}", "must be positive")
+    return Config(
+        replicas=message.replicas if message.HasField("replicas") else None,
+        cpu_cores=resources.cpu_cores if resources.HasField("cpu_cores") else None,
+        memory_bytes=resources.memory_bytes if resources.HasField("memory_bytes") else None,
+        storage_bytes=resources.storage_bytes if resources.HasField("storage_bytes") else None,
+        env=dict(message.env),
+        engine_options=dict(message.engine_options),
+        labels=dict(message.labels),
+    )
+
+
+def config_pb(asked: Config) -> workload_pb2.DeploymentConfig:
+    """The same, to the wire."""
+    message = workload_pb2.DeploymentConfig(
+        replicas=asked.replicas, env=asked.env, engine_options=asked.engine_options, labels=asked.labels
+    )
+    resources = types_pb2.Resources(
+        cpu_cores=asked.cpu_cores, memory_bytes=asked.memory_bytes, storage_bytes=asked.storage_bytes
+    )
+    if resources.ByteSize():
+        message.resources.CopyFrom(resources)
+    return message
+
+
+def policy(value: int) -> Policy | None:
+    """None: the request does not say."""
+    if value and value not in list(Policy):
+        raise bad("fallback_policy", f"{value} is none")
+    return Policy(value) if value else None
+
+
+def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
+    """What a client asks for; raises InvalidArgument naming the field."""
+    if not message.manifest.content:
+        raise bad("manifest.content", "is required")
+    if message.placement not in (pb.PLACEMENT_UNSPECIFIED, pb.PLACEMENT_LOCAL):
+        raise bad("placement", "only PLACEMENT_LOCAL is there yet")
+    if message.rollback_on_failure:
+        raise bad("rollback_on_failure", "is not there yet")
+    if len(message.request_id) > 64:
+        raise bad("request_id", "at most 64 characters")
+    return ApplyRequest(
+        manifest=message.manifest.content,
+        deployment_id=message.deployment_id,
+        config=config(message.config),
+        engine_id=message.engine_id,
+        policy=policy(message.fallback_policy),
+        warn=message.validation_mode == types_pb2.VALIDATION_MODE_WARN,
+        validate_only=message.validate_only,
+        etag=message.etag,
+        request_id=message.request_id,
+        owner=owner,
+    )
+
+
+def deployment(
+    record: Deployment, *, state: State, message: str, announced: bool, seen: Observed | None, node_id: str
+) -> pb.Deployment:
+    """A record with what its engine shows of it."""
+    result = pb.Deployment(
+        name=f"deployments/{record.deployment_id}",
+        deployment_id=record.deployment_id,
+        manifest_id=record.deployment_id,
+        state=pb.DeploymentState.ValueType(int(state)),
+        state_message=message or (record.failure.message if record.failure is not None else ""),
+        reconciling=record.in_flight,
+        generation=record.generation,
+        observed_generation=record.observed_generation,
+        revision=record.revision,
+        decision=decision(record.decision, node_id=node_id),
+        attempts=[_attempt(item, node_id) for item in record.attempts],
+        canonical_digest=record.wish.canonical_digest,
+        announced=announced,
+        drifted=state is State.DEGRADED and record.step is Step.REST and seen is None,
+        annotations=record.wish.annotations,
+        create_time=timestamp(record.create_time),
+        update_time=timestamp(record.update_time),
+        etag=record.etag,
+        owner=record.owner,
+        format=types_pb2.ManifestFormat.ValueType(record.wish.format),
+        requested=types_pb2.Resources(cpu_cores=record.wish.cpu_cores, memory_bytes=record.wish.memory_bytes),
+    )
+    if record.failure is not None:
+        result.error.CopyFrom(_failure(record.failure))
+    if record.engine_id and record.step is not Step.GONE:
+        result.instances.append(_instance(record, seen, node_id))
+    return result
+
+
+def _instance(record: Deployment, seen: Observed | None, node_id: str) -> pb.Instance:
+    instance = pb.Instance(node_id=node_id, engine_id=record.engine_id, workload_id=record.workload_id)
+    if seen is not None and seen.raw:
+        instance.workload.ParseFromString(seen.raw)
+        instance.workload.state = workload_pb2.WorkloadState.ValueType(seen.state)
+        instance.workload.state_message = seen.message
+        main = {c.replica for c in instance.workload.components if c.role != workload_pb2.Component.ROLE_INIT}
+        instance.replicas = len(main)
+    return instance
+
+
+def decision(made: Decision, *, node_id: str) -> pb.EngineDecision:
+    """Every candidate with its verdict."""
+    selected = made.selected
+    return pb.EngineDecision(
+        selected_engine=selected.engine_id if selected is not None else "",
+        stage=pb.SelectionStage.ValueType(int(selected.stage) if selected is not None else 0),
+        fell_back=made.fell_back,
+        candidates=[_candidate(item, node_id) for item in made.candidates],
+    )
+
+
+def _candidate(item: Candidate, node_id: str) -> pb.EngineCandidate:
+    return pb.EngineCandidate(
+        engine_id=item.engine_id,
+        stage=pb.SelectionStage.ValueType(int(item.stage)),
+        verdict=pb.EngineCandidate.Verdict.ValueType(int(item.verdict)),
+        reason=item.reason,
+        message=item.message,
+        issues=[issue_pb(one) for one in item.issues],
+        node_id=node_id,
+    )
+
+
+def _attempt(item: Attempt, node_id: str) -> pb.DeployAttempt:
+    return pb.DeployAttempt(
+        engine_id=item.engine_id,
+        node_id=node_id,
+        workload_id=item.workload_id,
+        start_time=timestamp(item.start_time),
+        end_time=timestamp(item.end_time),
+        error=_failure(item.failure) if item.failure is not None else None,
+        fenced=item.fenced,
+    )
+
+
+def _failure(item: Failure) -> types_pb2.Error:
+    return types_pb2.Error(grpc_code=item.code, reason=item.reason, message=item.message, metadata=item.metadata)
+
+
+def bad(field: str, message: str) -> InvalidArgument:
+    """INVALID_ARGUMENT for one field of a request."""
+    return InvalidArgument(
+        f"{field}: {message}",
+        reason="INVALID_FIELD",
+        violations=[FieldViolation(field_path=field, message=message)],
+    )
+
+
+def resource_text(*, cpu_cores: float, memory_bytes: int) -> Mapping[str, str]:
+    """The two `resource.*` keys of a provider record: "4" and "8GB" (decimal, as the seed spells them)."""
+    return {"resource.cpu": f"{cpu_cores:g}", "resource.memory": f"{round(memory_bytes / 1e9, 1):g}GB"}

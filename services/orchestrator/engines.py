@@ -1,0 +1,310 @@
+"""The node's engines over gRPC: a watch on the registry, a watch on each engine's workloads, and the calls of the flow.
+
+An apply costs no registry RPC: the view is kept here, and survives the registry's absence (SYNCED plus one lease).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import grpc
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb
+from beemesh.engine.v1 import engine_service_pb2_grpc as engine_grpc
+from beemesh.engine.v1 import workload_pb2
+from beemesh.registry.v1 import registry_service_pb2 as registry_pb
+from beemesh.registry.v1 import registry_service_pb2_grpc as registry_grpc
+from beemesh.type.v1 import types_pb2
+
+from services.errors import BeemeshError, NotFound
+from services.orchestrator import convert, selection
+from services.orchestrator.model import Deployment, EngineView, Issue, Observed, Policy
+from services.orchestrator.steps import UNKNOWN, unreachable
+from services.rpc.client import connect
+from services.rpc.deadline import budget
+from services.rpc.errors import translated
+from services.telemetry import Log
+
+log = Log(__name__)
+
+_LEASE_SECONDS = 15.0
+_RETRY_SECONDS = 0.5
+_WATCH_SECONDS = 3600.0
+"""Every stream has a deadline too; it is then opened anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds that calls to an engine may take."""
+
+    query: float = 5.0
+    deploy: float = 600.0
+    """Pulling images and preparing disks included."""
+    remove: float = 600.0
+    """The workload's own grace period included."""
+
+
+@dataclass(slots=True)
+class _Link:
+    """One engine's channel and what its workload watch has told."""
+
+    view: EngineView
+    channel: grpc.aio.Channel
+    stub: engine_grpc.EngineServiceStub
+    synced: bool = False
+    """Whether the watch is up: then `workloads` is the truth."""
+    workloads: dict[str, Observed] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+
+class GrpcEngines:
+    """Implements `ports.Engines`; `run` keeps the views."""
+
+    def __init__(self, *, registry: str, timeouts: Timeouts) -> None:
+        """`registry`: its gRPC target."""
+        self._timeouts = timeouts
+        self._listeners: list[Callable[[str], None]] = []
+        self._links: dict[str, _Link] = {}
+        self._lost: dict[str, asyncio.TimerHandle] = {}
+        self._default = ""
+        self._moved = asyncio.Event()
+        self._synced = asyncio.Event()
+        self.registry = connect(registry, files=[registry_pb.DESCRIPTOR])
+        """The registry's channel; the relay uses it too."""
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """`listener` is told the id of every workload that may have changed, and "" when an engine has."""
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        """Watch the registry for ever, and each engine it names."""
+        stub = registry_grpc.RegistryServiceStub(self.registry)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    try:
+                        await self._watch_registry(stub, tasks)
+                    except BeemeshError as error:
+                        log.warning("registry_watch_broke", error=repr(error))
+                    await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            for link in self._links.values():
+                await link.channel.close()
+            await self.registry.close()
+
+    async def _watch_registry(self, stub: registry_grpc.RegistryServiceStub, tasks: asyncio.TaskGroup) -> None:
+        call = stub.WatchEngines(registry_pb.WatchEnginesRequest(), timeout=_WATCH_SECONDS)
+        seen: set[str] = set()
+        try:
+            with translated():
+                async for message in call:
+                    if message.default_engine or message.type == types_pb2.WATCH_EVENT_TYPE_SYNCED:
+                        self._default = message.default_engine
+                    if message.type == types_pb2.WATCH_EVENT_TYPE_SYNCED:
+                        self._expire_unseen(seen)
+                        self._synced.set()
+                    elif message.type == types_pb2.WATCH_EVENT_TYPE_REMOVED:
+                        await self._forget(message.engine.engine_id)
+                    elif message.HasField("engine"):
+                        seen.add(message.engine.engine_id)
+                        await self._learn(convert.engine_view(message.engine), tasks)
+                    self._notify("")
+        finally:
+            call.cancel()
+
+    def _expire_unseen(self, seen: set[str]) -> None:
+        """A registry that has just restarted does not know its engines yet: they have one lease to come back."""
+        loop = asyncio.get_running_loop()
+        for engine_id in self._links.keys() - seen - self._lost.keys():
+            self._lost[engine_id] = loop.call_later(_LEASE_SECONDS, self._lose, engine_id)
+
+    def _lose(self, engine_id: str) -> None:
+        self._lost.pop(engine_id, None)
+        link = self._links.get(engine_id)
+        if link is not None:
+            link.view = replace(link.view, available=False, reason="ENGINE_NOT_FOUND")
+            self._notify("")
+
+    async def _learn(self, view: EngineView, tasks: asyncio.TaskGroup) -> None:
+        if (timer := self._lost.pop(view.engine_id, None)) is not None:
+            timer.cancel()
+        link = self._links.get(view.engine_id)
+        if link is not None and link.view.endpoint == view.endpoint:
+            link.view = view
+            return
+        if link is not None:
+            await self._forget(view.engine_id)
+        channel = connect(view.endpoint, files=[engine_pb.DESCRIPTOR])
+        link = _Link(view=view, channel=channel, stub=engine_grpc.EngineServiceStub(channel))
+        self._links[view.engine_id] = link
+        link.task = tasks.create_task(self._watch_workloads(link), name=f"workloads:{view.engine_id}")
+
+    async def _forget(self, engine_id: str) -> None:
+        link = self._links.pop(engine_id, None)
+        if link is None:
+            return
+        if link.task is not None:
+            link.task.cancel()
+        await link.channel.close()
+        for workload_id in link.workloads:
+            self._notify(workload_id)
+
+    async def _watch_workloads(self, link: _Link) -> None:
+        """Follow one engine for ever; while the stream is down its workloads are UNKNOWN, never gone."""
+        while True:
+            try:
+                await self._follow(link)
+            except BeemeshError as error:
+                log.warning("workload_watch_broke", engine=link.view.engine_id, error=repr(error))
+            link.synced = False
+            for workload_id in list(link.workloads):
+                self._notify(workload_id)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow(self, link: _Link) -> None:
+        fresh: dict[str, Observed] = {}
+        call = link.stub.WatchWorkloads(engine_pb.WatchWorkloadsRequest(), timeout=_WATCH_SECONDS)
+        try:
+            with translated():
+                async for message in call:
+                    if message.type == types_pb2.WATCH_EVENT_TYPE_SNAPSHOT:
+                        fresh[message.workload.workload_id] = _observed(message.workload, link.view.engine_id)
+                    elif message.type == types_pb2.WATCH_EVENT_TYPE_SYNCED:
+                        gone, link.workloads, link.synced = link.workloads.keys() - fresh.keys(), fresh, True
+                        for workload_id in (*gone, *fresh):
+                            self._notify(workload_id)
+                    elif message.HasField("workload"):
+                        self._note(link, message)
+        finally:
+            call.cancel()
+
+    def _note(self, link: _Link, message: engine_pb.WatchWorkloadsResponse) -> None:
+        workload_id = message.workload.workload_id
+        if message.type == types_pb2.WATCH_EVENT_TYPE_REMOVED:
+            link.workloads.pop(workload_id, None)
+        else:
+            link.workloads[workload_id] = _observed(message.workload, link.view.engine_id)
+        self._notify(workload_id)
+
+    def _notify(self, workload_id: str) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+        for listener in self._listeners:
+            listener(workload_id)
+
+    async def synced(self, timeout: float) -> bool:
+        """Wait for the registry's first answer; False if that took longer than `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._synced.wait()
+        return self._synced.is_set()
+
+    def views(self) -> Mapping[str, EngineView]:
+        """Every registered engine by id."""
+        return {engine_id: link.view for engine_id, link in self._links.items()}
+
+    def default(self) -> str:
+        """The registry's default engine, or ""."""
+        return self._default
+
+    def observed(self, engine_id: str, workload_id: str) -> Observed | None:
+        """The workload as last seen; UNKNOWN when its engine is out of reach; None when the engine has none."""
+        link = self._links.get(engine_id)
+        last = link.workloads.get(workload_id) if link is not None else None
+        if link is not None and link.synced:
+            return last
+        message = f"engine {engine_id} cannot be reached; last seen: {last.message or 'nothing'}" if last else ""
+        unknown = last or Observed(workload_id=workload_id, engine_id=engine_id, state=UNKNOWN)
+        return replace(unknown, state=UNKNOWN, message=message or f"engine {engine_id} cannot be reached")
+
+    async def wait_changed(self, workload_id: str, timeout: float) -> None:
+        """Return when anything may have changed, or after `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._moved.wait()
+
+    async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
+        """What the engine says of this manifest."""
+        request = engine_pb.ValidateManifestRequest(
+            manifest=types_pb2.Manifest(content=manifest), mode=convert.validation_mode(warn)
+        )
+        with translated():
+            answer = await self._stub(engine_id).ValidateManifest(request, timeout=budget(self._timeouts.query))
+        return [convert.issue(item) for item in answer.issues]
+
+    async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
+        """Make the engine run it; idempotent by workload id and digest."""
+        request = engine_pb.DeployWorkloadRequest(
+            workload_id=deployment.workload_id,
+            manifest_id=deployment.deployment_id,
+            manifest=types_pb2.Manifest(content=deployment.wish.manifest),
+            config=convert.config_pb(deployment.wish.config),
+            allow_replace=True,
+            request_id=deployment.request_id,
+            validation_mode=convert.validation_mode(deployment.wish.warn or _any(deployment)),
+        )
+        with translated():
+            answer = await self._stub(engine_id).DeployWorkload(request, timeout=self._timeouts.deploy)
+        return _observed(answer.workload, engine_id)
+
+    async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
+        """The workload now; None only because the engine said that there is none."""
+        try:
+            with translated():
+                answer = await self._stub(engine_id).GetWorkload(
+                    engine_pb.GetWorkloadRequest(workload_id=workload_id), timeout=budget(self._timeouts.query)
+                )
+        except NotFound as error:
+            if error.reason == "WORKLOAD_NOT_FOUND":
+                return None
+            raise
+        return _observed(answer.workload, engine_id)
+
+    async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
+        """Return when the engine has confirmed that nothing is left: the fence."""
+        request = engine_pb.RemoveWorkloadRequest(
+            workload_id=workload_id, allow_missing=True, remove_volumes=remove_volumes, force=force
+        )
+        with translated():
+            await self._stub(engine_id).RemoveWorkload(request, timeout=self._timeouts.remove)
+
+    async def logs(
+        self, engine_id: str, request: engine_pb.StreamWorkloadLogsRequest
+    ) -> AsyncGenerator[engine_pb.StreamWorkloadLogsResponse, None]:
+        """The engine's own messages; closing the iterator ends the engine's side."""
+        call = self._stub(engine_id).StreamWorkloadLogs(request, timeout=budget(_WATCH_SECONDS))
+        try:
+            with translated():
+                async for message in call:
+                    yield message
+        finally:
+            call.cancel()
+
+    def channel(self, name: str) -> grpc.aio.Channel:
+        """The channel to an engine by id or alias, for the relay; raises NotFound, Unavailable."""
+        return self._link(selection.resolve(name, self.views().values())).channel
+
+    def _stub(self, engine_id: str) -> engine_grpc.EngineServiceStub:
+        return self._link(engine_id).stub
+
+    def _link(self, engine_id: str) -> _Link:
+        link = self._links.get(engine_id)
+        if link is None:
+            raise unreachable(engine_id)
+        return link
+
+
+def _any(deployment: Deployment) -> bool:
+    return deployment.wish.policy is Policy.ANY
+
+
+def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
+    return Observed(
+        workload_id=workload.workload_id,
+        engine_id=engine_id,
+        state=workload.state,
+        message=workload.state_message,
+        raw=workload.SerializeToString(),
+    )

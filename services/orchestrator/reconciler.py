@@ -1,0 +1,67 @@
+"""Keeps records true to what engines report: a deployment at rest follows its workload."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.orchestrator.apply import Applier
+from services.orchestrator.book import Book
+from services.orchestrator.flow import Outcome
+from services.orchestrator.model import Deployment, Observed, State, Step
+from services.orchestrator.ports import Engines
+from services.orchestrator.steps import DEGRADED, STARTING, UNKNOWN, broken, outcome_of
+
+_SWEEP_SECONDS = 30.0
+
+
+class Reconciler:
+    """`touch` is told of a workload that may have changed; `run` looks, and at everything now and then."""
+
+    def __init__(self, *, book: Book, engines: Engines, applier: Applier) -> None:
+        self._book = book
+        self._engines = engines
+        self._applier = applier
+        self._dirty: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def touch(self, workload_id: str) -> None:
+        """This workload may have changed; "" means any."""
+        if workload_id:
+            self._dirty.add(workload_id)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_SWEEP_SECONDS):
+                    await self._wake.wait()
+                dirty, self._dirty = self._dirty, set()
+            except TimeoutError:
+                dirty = set(self._book.by_workload())
+            self._wake.clear()
+            records = self._book.by_workload()
+            for workload_id in dirty & records.keys():
+                await self._look(records[workload_id])
+
+    async def _look(self, record: Deployment) -> None:
+        if record.step is not Step.REST or record.engine_id not in record.touched:
+            return
+        seen = self._engines.observed(record.engine_id, record.workload_id)
+        outcome = outcome_of(seen.state if seen is not None else None)
+        if outcome is None:
+            return
+        message = seen.message if seen is not None else f"engine {record.engine_id} says that it is gone"
+        failure = broken(record, message) if outcome is Outcome.BROKEN else None
+        await self._applier.observe(record.deployment_id, outcome, failure, message)
+
+
+def effective(record: Deployment, seen: Observed | None) -> tuple[State, str]:
+    """The state to show, with its message: what is recorded, unless the engine cannot say or says less."""
+    if record.step is not Step.REST or record.engine_id not in record.touched or seen is None:
+        return record.state, record.message
+    if seen.state == UNKNOWN:
+        return State.UNKNOWN, seen.message
+    if record.state is State.ACTIVE and seen.state in (STARTING, DEGRADED):
+        return State.DEGRADED, seen.message
+    return record.state, record.message

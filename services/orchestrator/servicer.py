@@ -1,0 +1,201 @@
+"""OrchestratorService: look up, call the core, convert. Verbs that are not finished answer UNIMPLEMENTED."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb
+from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
+from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
+from beemesh.type.v1 import types_pb2
+
+from services import identity
+from services.errors import BeemeshError, FailedPrecondition, NotFound, Unimplemented
+from services.orchestrator import convert
+from services.orchestrator.apply import Applier, ApplyRequest, read
+from services.orchestrator.book import Book
+from services.orchestrator.engines import GrpcEngines
+from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.outbox import Outbox
+from services.orchestrator.reconciler import effective
+from services.rpc import deadline
+from services.rpc.convert import from_duration
+from services.rpc.listing import paginate, parse_filter
+from services.rpc.unfinished import unfinished
+
+SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
+
+_WAIT_MAX = 3600.0
+_DEADLINE_MARGIN = 0.05
+"""Seconds kept back so that the answer is out before the caller's deadline."""
+
+
+@unfinished(SERVICE)
+class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
+    """Translates between the wire and the core."""
+
+    def __init__(self, *, applier: Applier, book: Book, engines: GrpcEngines, outbox: Outbox, node_id: str) -> None:
+        self._applier = applier
+        self._book = book
+        self._engines = engines
+        self._outbox = outbox
+        self._node_id = node_id
+
+    async def ApplyManifest(self, request: pb.ApplyManifestRequest, context: Any) -> pb.ApplyManifestResponse:
+        """Accept, then wait as asked; the apply itself outlives its caller."""
+        asked = convert.apply_request(request, owner="")
+        wait = _wait(request, context)
+        deadline.detach()
+        # Shielded: once parsed, a caller that leaves does not interrupt the acceptance half-way.
+        accepted = await asyncio.shield(self._applier.apply(asked))
+        record = accepted.deployment
+        if not request.validate_only and wait > 0:
+            record = await self._applier.settled(record.deployment_id, record.generation, wait)
+            _raise_failure(record)
+        return pb.ApplyManifestResponse(
+            deployment=self._deployment(record),
+            action=types_pb2.ChangeAction.ValueType(int(accepted.action)),
+            issues=[convert.issue_pb(item) for item in accepted.issues],
+        )
+
+    async def SelectEngine(self, request: pb.SelectEngineRequest, context: Any) -> pb.SelectEngineResponse:
+        """Explain the choice; nothing is recorded or touched."""
+        if not request.manifest.content:
+            raise convert.bad("manifest.content", "is required")
+        asked = ApplyRequest(
+            manifest=request.manifest.content,
+            engine_id=request.engine_id,
+            policy=convert.policy(request.fallback_policy),
+        )
+        _, wish = read(asked)
+        return pb.SelectEngineResponse(
+            decision=convert.decision(await self._applier.decide(wish), node_id=self._node_id)
+        )
+
+    async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.GetDeploymentResponse:
+        """One deployment with its live state."""
+        return pb.GetDeploymentResponse(deployment=self._deployment(self._record(request.name)))
+
+    async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Any) -> pb.ListDeploymentsResponse:
+        """A page of deployments in the order of their ids."""
+        wanted = parse_filter(request.filter, fields=("state", "engine", "deployment_id"))
+        if wanted.get("state", "").upper() not in ("", *State.__members__):
+            raise convert.bad("filter", f"state {wanted['state']!r} is none of {', '.join(State.__members__)}")
+        records = self._book.all(gone=request.show_deleted)
+        page, token = paginate(
+            [record for record in records if self._matches(record, wanted)],
+            key=lambda record: record.deployment_id,
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListDeploymentsResponse(deployments=[self._deployment(r) for r in page], next_page_token=token)
+
+    async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> pb.DeleteDeploymentResponse:
+        """Accept, then wait as asked; the deletion itself outlives its caller."""
+        wait = _wait(request, context)
+        deployment_id = _id(request.name)
+        deadline.detach()
+        try:
+            record = await asyncio.shield(
+                self._applier.delete(
+                    deployment_id, etag=request.etag, force=request.force, remove_volumes=request.remove_volumes
+                )
+            )
+        except NotFound:
+            if request.allow_missing:
+                return pb.DeleteDeploymentResponse()
+            raise
+        if wait > 0:
+            record = await self._applier.settled(deployment_id, record.generation, wait)
+            if record.step is Step.REMOVE and record.failure is not None:
+                raise _carrying(record.failure.error(), record)
+        return pb.DeleteDeploymentResponse(deployment=self._deployment(record))
+
+    async def StreamDeploymentLogs(
+        self, request: pb.StreamDeploymentLogsRequest, context: Any
+    ) -> AsyncIterator[pb.StreamDeploymentLogsResponse]:
+        """The engine's log stream, passed on."""
+        record = self._record(request.name)
+        if not record.engine_id:
+            raise FailedPrecondition(
+                f"deployment {record.deployment_id!r} runs on no engine yet", reason="NOT_DEPLOYED"
+            )
+        asked = engine_pb.StreamWorkloadLogsRequest(
+            workload_id=record.workload_id,
+            component_id=request.component_id,
+            follow=request.follow,
+            resume_cursor=request.resume_cursor,
+            tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
+            since_time=request.since_time if request.HasField("since_time") else None,
+        )
+        async with contextlib.aclosing(self._engines.logs(record.engine_id, asked)) as messages:
+            async for message in messages:
+                yield pb.StreamDeploymentLogsResponse(
+                    entries=message.entries, end=message.end if message.HasField("end") else None
+                )
+
+    async def ExportDeployment(self, request: pb.ExportDeploymentRequest, context: Any) -> pb.ExportDeploymentResponse:
+        """The manifest as it was applied."""
+        if request.live:
+            raise _unfinished("ExportDeployment with live")
+        wish = self._record(request.name).wish
+        manifest = types_pb2.Manifest(content=wish.manifest, format=types_pb2.ManifestFormat.ValueType(wish.format))
+        return pb.ExportDeploymentResponse(manifest=manifest)
+
+    def _record(self, name: str) -> Deployment:
+        return self._book.get(_id(name))
+
+    def _deployment(self, record: Deployment) -> pb.Deployment:
+        seen = None
+        if record.engine_id in record.touched:
+            seen = self._engines.observed(record.engine_id, record.workload_id)
+        state, message = effective(record, seen)
+        return convert.deployment(
+            record,
+            state=state,
+            message=message,
+            announced=self._outbox.announced(record.deployment_id),
+            seen=seen,
+            node_id=self._node_id,
+        )
+
+    def _matches(self, record: Deployment, wanted: Mapping[str, str]) -> bool:
+        if wanted.get("deployment_id", record.deployment_id) != record.deployment_id:
+            return False
+        if wanted.get("engine", record.engine_id) != record.engine_id:
+            return False
+        seen = self._engines.observed(record.engine_id, record.workload_id) if record.touched else None
+        return wanted.get("state", "").upper() in ("", effective(record, seen)[0].name)
+
+
+def _id(name: str) -> str:
+    return identity.check_deployment_id(identity.bare(name, "deployments"), field="name")
+
+
+def _wait(request: pb.ApplyManifestRequest | pb.DeleteDeploymentRequest, context: Any) -> float:
+    """Seconds to wait: as asked, else until the caller's deadline."""
+    asked = from_duration(request.wait, field="wait", high=_WAIT_MAX) if request.HasField("wait") else _WAIT_MAX
+    remaining = context.time_remaining()
+    return asked if remaining is None else min(asked, max(0.0, remaining - _DEADLINE_MARGIN))
+
+
+def _raise_failure(record: Deployment) -> None:
+    """A failed (or waiting) operation is an RPC error that names the deployment."""
+    if record.failure is not None and record.state in (State.FAILED, State.DEGRADED):
+        raise _carrying(record.failure.error(), record)
+
+
+def _carrying(error: BeemeshError, record: Deployment) -> BeemeshError:
+    error.metadata |= {
+        "deployment": f"deployments/{record.deployment_id}",
+        "state": record.state.name,
+        "generation": str(record.generation),
+    }
+    return error
+
+
+def _unfinished(verb: str) -> Unimplemented:
+    return Unimplemented(f"{verb} is not there yet", reason="UNSUPPORTED_VERB", metadata={"verb": verb})
