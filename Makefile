@@ -13,7 +13,7 @@ ENGINES ?= podman
 PYTEST_ARGS ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
-.PHONY: help setup engines tools demo test check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+.PHONY: help setup engines tools demo image test check gen gen-check schemas fmt lint format-check types proto-lint imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ tools: | $(READY)
 
 demo: $(READY) engines ## run a pod on a node of its own, look at it from all sides, leave nothing (ENGINES=mock: without podman)
 	@$(PYTHON) -m scripts.demo --engines $(ENGINES)
+
+image: $(READY) engines ## the image that examples/ use, from this machine's busybox
+	@$(PYTHON) -m scripts.make_test_image
 
 test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)

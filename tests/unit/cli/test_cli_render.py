@@ -1,0 +1,112 @@
+"""How beectl prints what it gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from beemesh.engine.v1.workload_pb2 import Component, Workload, WorkloadState
+from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
+from beemesh.registry.v1.registry_service_pb2 import Engine
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.cli import render
+
+NOW = 1_000_000.0
+
+
+def deployment() -> pb2.Deployment:
+    """One that runs a container and has run an init container."""
+    running = Component(
+        component_id="c1", display_name="web", state=WorkloadState.WORKLOAD_STATE_RUNNING, role=Component.ROLE_MAIN
+    )
+    done = Component(
+        component_id="c0",
+        display_name="prepare",
+        state=WorkloadState.WORKLOAD_STATE_SUCCEEDED,
+        role=Component.ROLE_INIT,
+    )
+    workload = Workload(workload_id="beemesh-web-1234", components=[done, running])
+    workload.ports.add(container_port=80, host_port=8080, host_ip="127.0.0.1", protocol=1)
+    return pb2.Deployment(
+        deployment_id="web",
+        state=pb2.DEPLOYMENT_STATE_ACTIVE,
+        revision=3,
+        instances=[pb2.Instance(node_id="ab", engine_id="podman", workload=workload)],
+        create_time=Timestamp(seconds=int(NOW) - 7_500),
+        decision=pb2.EngineDecision(
+            selected_engine="podman",
+            candidates=[
+                pb2.EngineCandidate(
+                    engine_id="docker", verdict=pb2.EngineCandidate.VERDICT_REJECTED, reason="UNHEALTHY", message="gone"
+                )
+            ],
+        ),
+    )
+
+
+def test_columns_are_aligned() -> None:
+    """Every column begins at the same place on every line; an empty cell is a dash."""
+    text = render.table(("A", "LONG"), [("a value", ""), ("b", "x")])
+    assert text.splitlines() == ["A        LONG", "a value  -", "b        x"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0s"),
+        (42, "42s"),
+        (60, "1m"),
+        (61, "1m"),
+        (3_600, "1h"),
+        (12_000, "3h20m"),
+        (86_400, "1d"),
+        (100_000, "1d3h"),
+    ],
+)
+def test_an_age_is_short(seconds: int, expected: str) -> None:
+    """An age is told in its one or two largest units."""
+    assert render.age(Timestamp(seconds=int(NOW) - seconds), NOW) == expected
+
+
+def test_an_unset_time_has_no_age() -> None:
+    """What has not happened has no age."""
+    assert render.age(Timestamp(), NOW) == ""
+
+
+def test_a_list_has_one_line_per_deployment() -> None:
+    """State, engine, revision, what is ready, and the age stand on one line; init containers do not count."""
+    header, line = render.deployments([deployment()], NOW).splitlines()
+    assert header.split() == ["NAME", "STATE", "ENGINE", "REVISION", "READY", "AGE"]
+    assert line.split() == ["web", "ACTIVE", "podman", "3", "1/1", "2h5m"]
+
+
+def test_a_description_has_what_one_would_ask() -> None:
+    """Components, ports and the reasons of the engine's choice are told."""
+    text = render.describe(deployment(), NOW)
+    for part in ("beemesh-web-1234", "prepare", "port 127.0.0.1:8080 -> 80/tcp", "REJECTED", "UNHEALTHY", "gone"):
+        assert part in text
+
+
+def test_the_default_engine_has_a_star() -> None:
+    """The engine that is the default is marked, and why one cannot be used is said."""
+    items = [
+        Engine(engine_id="podman", availability=Engine.AVAILABILITY_AVAILABLE),
+        Engine(
+            engine_id="docker", availability=Engine.AVAILABILITY_UNAVAILABLE, availability_reason="SOCKET_UNREACHABLE"
+        ),
+    ]
+    text = render.engines(items, "podman")
+    assert "podman*" in text
+    assert "docker*" not in text
+    assert "SOCKET_UNREACHABLE" in text
+
+
+@pytest.mark.parametrize(("output", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_machines_read_the_same_as_people(output: str, load: object) -> None:
+    """JSON and YAML have protobuf's JSON shape, and both say the same."""
+    data = render.as_data(deployment())
+    assert callable(load)
+    assert load(render.formatted(data, output)) == data
+    assert data["deploymentId"] == "web"
