@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from beemesh.engine.v1.engine_service_pb2 import LogEntry
@@ -102,6 +101,8 @@ async def providers(
 
 async def version(session: Session, target: str) -> None:
     """Print beectl's version, and the node it reaches; raises when it reaches none."""
+    from importlib.metadata import version as installed_version
+
     _say(f"beectl {installed_version('beemesh')}")
     answer = await session.call(session.provider.GetNodeIdentity, provider_pb2.GetNodeIdentityRequest())
     _say(f"node   {answer.node_id} at {target}")
