@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -14,9 +14,15 @@ from services.errors import BY_CODE, DOMAIN, BeemeshError, Code, FieldViolation,
 
 DETAILS_KEY = "grpc-status-details-bin"
 
-_MESSAGE_MAX = 1000
-_STATUS_MAX = 4500  # as base64 it stays under the 8 KiB of trailers that common clients accept
+# Bytes. All trailers together stay under the 8 KiB that common clients accept: the message travels percent-encoded and
+# once more in the details, and the details travel as base64.
+_MESSAGE_MAX = 1500
+_STATUS_MAX = 4500
+_INFO_MAX = 1200
+_QUOTA_MAX = 600
+_REST = 64  # for "and N more"
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES = {int(code) for code in Code}
 _PLACE = re.compile(r"line (\d+), column (\d+): (.*)", re.DOTALL)
 
 
@@ -27,10 +33,12 @@ def grpc_code(error: BeemeshError) -> grpc.StatusCode:
 
 def to_status(error: BeemeshError) -> status_pb2.Status:
     """The rich status of a domain error; violations that would overflow the trailers are cut and counted."""
-    status = status_pb2.Status(code=int(error.code), message=_clip(error.message, _MESSAGE_MAX))
+    status = status_pb2.Status(code=int(error.code), message=_clip(error.message, _MESSAGE_MAX, _percent_encoded))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
-        info.metadata[key] = _clip(value, 300)
+        info.metadata[_clip(key, 64)] = _clip(value, 300)
+        if info.ByteSize() > _INFO_MAX:
+            del info.metadata[_clip(key, 64)]
     status.details.add().Pack(info)
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -39,7 +47,9 @@ def to_status(error: BeemeshError) -> status_pb2.Status:
     if error.quota:
         quota = error_details_pb2.QuotaFailure()
         for item in error.quota:
-            quota.violations.add(subject=item.subject, description=_clip(item.description, 300))
+            quota.violations.add(subject=_clip(item.subject, 100), description=_clip(item.description, 300))
+            if quota.ByteSize() > _QUOTA_MAX:
+                del quota.violations[-1]
         status.details.add().Pack(quota)
     if error.violations:
         _pack_violations(status, error.violations)
@@ -47,7 +57,7 @@ def to_status(error: BeemeshError) -> status_pb2.Status:
 
 
 def _pack_violations(status: status_pb2.Status, violations: tuple[FieldViolation, ...]) -> None:
-    room = _STATUS_MAX - status.ByteSize()
+    room = _STATUS_MAX - status.ByteSize() - _REST
     bad = error_details_pb2.BadRequest()
     for number, violation in enumerate(violations):
         place = f"line {violation.line}, column {violation.column}: " if violation.line else ""
@@ -76,8 +86,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> BeemeshError:
 
 
 def from_details(code: int, message: str, reason: str, metadata: dict[str, str]) -> BeemeshError:
-    """A domain error from facts kept in a record."""
-    return BY_CODE.get(Code(code), Unknown)(message, reason=reason, metadata=metadata)
+    """A domain error from facts kept in a record; a code that is none is Unknown."""
+    kind = BY_CODE[Code(code)] if code in _CODES else Unknown
+    return kind(message, reason=reason, metadata=metadata)
 
 
 def _unpack(raw: bytes, error: BeemeshError) -> None:
@@ -113,5 +124,21 @@ def translated() -> Iterator[None]:
         raise from_rpc_error(error) from error
 
 
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _encoded(text: str) -> int:
+    return len(text.encode())
+
+
+def _percent_encoded(text: str) -> int:
+    return sum(1 if " " <= character <= "~" and character != "%" else 3 * _encoded(character) for character in text)
+
+
+def _clip(text: str, limit: int, measure: Callable[[str], int] = _encoded) -> str:
+    """The text, cut to `limit` bytes on the wire; what UTF-8 cannot say (a file name's stray byte) becomes `?`."""
+    text = text[: limit + 1].encode(errors="replace").decode()
+    if measure(text) <= limit:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if measure(text[:middle] + "…") <= limit else (low, middle - 1)
+    return text[:low] + "…"

@@ -18,6 +18,9 @@ from services.telemetry import Log
 _OPEN_TO_ALL = ("/grpc.health.v1.Health/",)
 """Probes carry no token: health says only whether a service serves."""
 
+_WRAPPED_MAX = 512
+"""Methods; a generic handler answers to any name, so the names are bounded here."""
+
 log = Log(__name__)
 
 
@@ -26,28 +29,30 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, *, token: str | None = None) -> None:
         self._token = token
-        self._wrapped: dict[int, tuple[Any, Any]] = {}
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Called by grpc for each RPC; generated handlers are long-lived, so each is wrapped once."""
+        """Called by grpc for each RPC; a handler that stands for its method for good is wrapped once."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        known = self._wrapped.get(id(handler))
+        method = str(handler_call_details.method)
+        known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = (handler, self._wrap(handler, str(handler_call_details.method)))
-            if len(self._wrapped) < 512:
-                self._wrapped[id(handler)] = known
+            known = (handler, self._wrap(handler, method))
+            if len(self._wrapped) < _WRAPPED_MAX:
+                self._wrapped[method] = known
         return known[1]  # type: ignore[no-any-return]  # the tuple holds what _wrap returned
 
     def _wrap(self, handler: Any, method: str) -> Any:
         behavior = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         serving = self._streaming if handler.response_streaming else self._unary
-
+        if handler.request_streaming and handler.request_deserializer is not None:
+            behavior = _on_checked(behavior, method)
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -87,9 +92,7 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
         if self._token is not None and not method.startswith(_OPEN_TO_ALL):
             self._authenticate(context)
         if isinstance(request, _Undecodable):
-            raise InvalidArgument(
-                f"the request of {method} cannot be decoded: {request.why}", reason="REQUEST_UNDECODABLE"
-            )
+            raise request.error(method)
         deadline.enter(context.time_remaining())
 
     def _authenticate(self, context: Any) -> None:
@@ -106,10 +109,14 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
 class _Undecodable:
     """Stands for a request that protobuf refused, so that the refusal becomes our error and not grpc's."""
 
-    __slots__ = ("why",)
+    __slots__ = ("_why",)
 
     def __init__(self, why: str) -> None:
-        self.why = why
+        self._why = why
+
+    def error(self, method: str) -> InvalidArgument:
+        """What the caller is told."""
+        return InvalidArgument(f"the request of {method} cannot be decoded: {self._why}", reason="REQUEST_UNDECODABLE")
 
 
 def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
@@ -125,7 +132,29 @@ def _decoder(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | 
     return decoded
 
 
+def _on_checked(behavior: Any, method: str) -> Any:
+    """The handler, with a stream of requests that raises at the first one that cannot be decoded."""
+
+    async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, _Undecodable):
+                raise request.error(method)
+            yield request
+
+    return lambda requests, context: behavior(checked(requests), context)
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """The first error of a task group that says something to the caller: an abort, a peer's status, one of ours."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    leaves = [_unwrapped(leaf) for leaf in error.exceptions]
+    speaking = [leaf for leaf in leaves if isinstance(leaf, grpc.aio.AbortError | grpc.aio.AioRpcError | BeemeshError)]
+    return speaking[0] if len(speaking) == len(leaves) else error
+
+
 async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
+    error = _unwrapped(error)
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, grpc.aio.AioRpcError):

@@ -92,6 +92,7 @@ class Server:
                 self._bind(address)
             await self._grpc.start()
         except BaseException:
+            await self._grpc.stop(None)
             self._unlock()
             raise
         for name in ("", "liveness", "readiness", *self._names):
@@ -139,7 +140,13 @@ class Server:
             )
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock(path)
-        path.unlink(missing_ok=True)
+        if path.exists() and not path.is_socket():
+            raise FailedPrecondition(
+                f"{path} is there and is no socket; it is not removed: choose another path",
+                reason="SOCKET_PATH_TAKEN",
+                metadata={"path": str(path)},
+            )
+        path.unlink(missing_ok=True)  # of a server that was killed
         before = os.umask(0o177)
         try:
             self._grpc.add_insecure_port(address)

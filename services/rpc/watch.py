@@ -16,6 +16,8 @@ from services.errors import Aborted, InvalidArgument, OutOfRange, Unavailable
 
 T = TypeVar("T")
 
+_DIGITS_MAX = 18
+
 
 class EventType(IntEnum):
     """The numbers of beemesh.type.v1.WatchEventType."""
@@ -133,12 +135,15 @@ class Feed(Generic[T]):
     async def _follow(
         self, queue: asyncio.Queue[_Change[T] | None], last: int, wanted: Callable[[T], bool]
     ) -> AsyncIterator[Event[T]]:
+        clock = asyncio.get_running_loop().time
+        silent_until = clock() + self._bookmark_seconds
         while True:
             try:
-                async with asyncio.timeout(self._bookmark_seconds):
+                async with asyncio.timeout_at(silent_until):
                     change = await queue.get()
             except TimeoutError:
                 yield Event(type=EventType.BOOKMARK, token=self._token(last))
+                silent_until = clock() + self._bookmark_seconds
                 continue
             if change is None:
                 self._check_open()
@@ -149,6 +154,7 @@ class Feed(Generic[T]):
             last = change.sequence
             if wanted(change.item):
                 yield self._event(change)
+                silent_until = clock() + self._bookmark_seconds
 
     def _check_open(self) -> None:
         if self._closed:
@@ -172,7 +178,7 @@ class Feed(Generic[T]):
 
     def _backlog(self, token: str) -> list[_Change[T]]:
         epoch, _, number = token.partition(":")
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > _DIGITS_MAX:
             raise InvalidArgument(f"resume_token {token[:80]!r} is none of ours", reason="BAD_RESUME_TOKEN")
         sequence = int(number)
         oldest = self._log[0].sequence if self._log else self._sequence + 1
