@@ -14,7 +14,7 @@ T = TypeVar("T")
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
-_TERM = re.compile(r"""\s*([A-Za-z0-9_./-]+)\s*=\s*(?:"([^"]*)"|([^\s"=]+))\s*""")
+_TERM = re.compile(r"""([A-Za-z0-9_./-]+)\s*=\s*(?:"([^"]*)"|([^\s"=]+))(?:\s+AND\s+|$)""")
 
 
 def paginate(items: Iterable[T], *, key: Callable[[T], str], page_size: int, page_token: str) -> tuple[list[T], str]:
@@ -44,10 +44,12 @@ def paginate_ranked(
 def parse_filter(text: str, *, fields: Collection[str]) -> dict[str, str]:
     """`state=ACTIVE AND engine=podman` as a dict; raises InvalidArgument naming the fields that exist."""
     found: dict[str, str] = {}
-    for term in re.split(r"\s+AND\s+", text.strip()) if text.strip() else []:
-        match = _TERM.fullmatch(term)
+    rest = text.strip()
+    while rest:
+        match = _TERM.match(rest)
         if match is None:
-            raise _bad("filter", f"{term!r}: expected field=value, joined by AND")
+            raise _bad("filter", f"{rest[:80]!r}: expected field=value, joined by AND")
+        rest = rest[match.end() :]
         name, value = match[1], match[2] if match[2] is not None else match[3]
         if name not in fields:
             raise _bad("filter", f"unknown field {name!r}; known: {', '.join(sorted(fields))}")
