@@ -1,0 +1,1 @@
+"""Who runs which manifest, and with what: signed announcements, kept over restarts and found through the DHT."""
