@@ -17,21 +17,17 @@ from typing import Any, TypeVar
 
 import grpc
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb2
-from beemesh.engine.v1.engine_service_pb2_grpc import EngineServiceStub
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb2
-from beemesh.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from beemesh.provider.v1 import provider_service_pb2 as provider_pb2
-from beemesh.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from beemesh.registry.v1 import registry_service_pb2 as registry_pb2
-from beemesh.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from beemesh.type.v1.types_pb2 import Manifest
 from google.protobuf.duration_pb2 import Duration
 
 from scripts import podman_state
+from scripts.client import Client
 from scripts.local_node import REPOSITORY, LocalNode, NodeFailed
 from scripts.make_test_image import REFERENCE, NotHere, make, static_busybox
 
-CALL_SECONDS = 30
 APPLY_SECONDS = 90
 METADATA_KEYS = {"runtime_engine", "workload_id", "node_type", "capabilities", "resource.cpu", "resource.memory"}
 
@@ -60,22 +56,6 @@ class Story:
     def show(self, text: str) -> None:
         """One line of a result."""
         print(f"   | {text}", flush=True)
-
-
-class Client:
-    """The public port, called with its token."""
-
-    def __init__(self, channel: Any, token: str) -> None:
-        self._metadata = (("authorization", f"Bearer {token}"),)
-        self.orchestrator = OrchestratorServiceStub(channel)
-        self.registry = RegistryServiceStub(channel)
-        self.provider = ProviderServiceStub(channel)
-        self.engine = EngineServiceStub(channel)
-
-    def call(self, method: Any, request: Any, *, engine: str = "", seconds: float = CALL_SECONDS) -> Any:
-        """One call; `engine` names the one that the port relays it to."""
-        relay = (("beemesh-engine", engine),) if engine else ()
-        return method(request, timeout=seconds, metadata=self._metadata + relay)
 
 
 class Tour:
@@ -280,8 +260,8 @@ def tour(story: Story, engine: str, before: frozenset[podman_state.Object] | Non
     story.step("Start a node of its own", "", f"beemesh-node --engines {engine}")
     with LocalNode(engines=engine) as node:
         story.show(f"public port {node.public}, directories {node.home}, {len(node.services())} services")
-        with grpc.insecure_channel(node.public) as channel:
-            steps = Tour(story, node, Client(channel, node.token), engine, REPOSITORY / "examples/pod.yaml")
+        with Client(node.public, token=node.token) as client:
+            steps = Tour(story, node, client, engine, REPOSITORY / "examples/pod.yaml")
             try:
                 steps.run()
             except (Differs, grpc.RpcError):
