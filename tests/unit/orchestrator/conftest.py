@@ -1,0 +1,100 @@
+"""An orchestrator's core on fakes, with a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.orchestrator.apply import Applier
+from services.orchestrator.book import Book
+from services.orchestrator.ledger import Room
+from services.orchestrator.outbox import Outbox
+from services.orchestrator.reconciler import Reconciler
+from services.orchestrator.store import Store
+from tests.unit.orchestrator.fakes import FakeEngines, FakeProviders
+
+NODE = "ab" * 20
+ROOM = Room(cpu_cores=4.0, memory_bytes=8 << 30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The parts under test."""
+
+    applier: Applier
+    book: Book
+    outbox: Outbox
+    store: Store
+    reconciler: Reconciler
+    engines: FakeEngines
+    providers: FakeProviders
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        """Let the tasks run until the condition holds."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(path: Path, engines: FakeEngines, providers: FakeProviders) -> AsyncIterator[Core]:
+    """The core of one orchestrator process, from its start to its end."""
+    async with Store(path) as store, asyncio.TaskGroup() as tasks:
+        book = Book(store=store, epoch="test")
+        outbox = Outbox(
+            store=store,
+            book=book,
+            providers=providers,
+            metadata=lambda record: {"runtime_engine": record.engine_id, "workload_id": record.workload_id},
+            refresh_seconds=300,
+        )
+        ticks = iter(range(1, 1 << 30))
+        applier = Applier(
+            book=book,
+            engines=engines,
+            outbox=outbox,
+            node_id=NODE,
+            capacity=ROOM,
+            clock=lambda: float(next(ticks)) / 1000,
+            tasks=tasks,
+        )
+        reconciler = Reconciler(book=book, engines=engines, applier=applier)
+        book.load()
+        outbox.load()
+        background = [tasks.create_task(outbox.run()), tasks.create_task(reconciler.run())]
+        applier.resume()
+        try:
+            yield Core(
+                applier=applier,
+                book=book,
+                outbox=outbox,
+                store=store,
+                reconciler=reconciler,
+                engines=engines,
+                providers=providers,
+            )
+        finally:
+            applier.interrupt_all()
+            for task in background:
+                task.cancel()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Core]]:
+    """Start an orchestrator's core on this test's database."""
+
+    def started(
+        engines: FakeEngines, providers: FakeProviders | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Core]:
+        return running(tmp_path / "orchestrator.db", engines, providers or FakeProviders())
+
+    return started
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Core]]

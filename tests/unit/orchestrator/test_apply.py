@@ -1,0 +1,374 @@
+"""The apply flow on engines in memory: idempotency, fallback with a fence, room, and what a restart finds."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from services.errors import (
+    Aborted,
+    BeemeshError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from services.orchestrator.apply import ApplyRequest
+from services.orchestrator.model import Action, State, Step
+from services.orchestrator.steps import FAILED, SUCCEEDED
+from tests.unit.orchestrator.conftest import Core, Start
+from tests.unit.orchestrator.fakes import POD, FakeEngines, FakeProviders, view
+
+ID = "pod-default-web"
+OTHER = POD.replace("busybox:1", "busybox:2")
+HUNGRY = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  containers:
+  - {name: main, image: "localhost/busybox:1", resources: {requests: {memory: 5Gi}}}
+"""
+
+
+async def applied(core: Core, manifest: str = POD, **more: object) -> tuple[Action, State]:
+    accepted = await core.applier.apply(ApplyRequest(manifest=manifest, **more))  # type: ignore[arg-type]
+    record = await core.applier.settled(accepted.deployment.deployment_id, accepted.deployment.generation, 5)
+    return accepted.action, record.state
+
+
+async def test_an_apply_ends_active_on_one_engine_and_is_announced(start: Start) -> None:
+    """An apply ends ACTIVE, on one engine, announced with its name."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        assert await applied(core) == (Action.CREATE, State.ACTIVE)
+        workload = core.book.get(ID).workload_id
+        assert core.engines.copies(workload) == ["podman"]
+        await core.until(lambda: core.outbox.announced(ID))
+        assert core.providers.announced[ID] == {"runtime_engine": "podman", "workload_id": workload}
+
+
+async def test_the_same_apply_again_is_none_and_touches_nothing(start: Start) -> None:
+    """The same apply twice is NONE."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        calls = list(core.engines["podman"].calls)
+        assert await applied(core, POD + "# a comment\n") == (Action.NONE, State.ACTIVE)
+        assert core.engines["podman"].calls == calls
+        assert core.book.get(ID).generation == 1
+
+
+async def test_twenty_identical_applies_at_once_deploy_once(start: Start) -> None:
+    """One CREATE, nineteen NONE, one deploy."""
+    async with start(FakeEngines(view("podman"))) as core:
+        answers = await asyncio.gather(*(applied(core) for _ in range(20)))
+        assert sorted(action.name for action, _ in answers) == ["CREATE", *["NONE"] * 19]
+        assert core.engines["podman"].calls.count("deploy") == 1
+
+
+async def test_of_two_different_applies_at_once_one_is_aborted(start: Start) -> None:
+    """One wins, one is ABORTED."""
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].gate = asyncio.Event()
+        one = asyncio.create_task(applied(core, POD))
+        other = asyncio.create_task(applied(core, OTHER))
+        done, _ = await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
+        core.engines["podman"].gate.set()
+        (lost,) = done
+        assert isinstance(lost.exception(), Aborted)
+        winner = one if lost is other else other
+        assert await winner == (Action.CREATE, State.ACTIVE)
+
+
+async def test_another_content_replaces(start: Start) -> None:
+    """A changed manifest is a new generation and revision on the same engine, in one copy."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        await applied(core)
+        assert await applied(core, OTHER) == (Action.REPLACE, State.ACTIVE)
+        record = core.book.get(ID)
+        assert (record.generation, record.revision, record.touched) == (2, 2, ("podman",))
+
+
+async def test_a_failed_engine_is_fenced_before_the_next_is_tried(start: Start) -> None:
+    """An engine that did the work and then failed is emptied before another one runs it."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        podman = core.engines["podman"]
+        podman.fail_deploy, podman.work_then_fail = [Unavailable("cut", reason="BACKEND_UNREACHABLE")], True
+        assert await applied(core) == (Action.CREATE, State.ACTIVE)
+        record = core.book.get(ID)
+        assert core.engines.copies(record.workload_id) == ["docker"]
+        assert [(a.engine_id, a.fenced) for a in record.attempts] == [("podman", True), ("docker", False)]
+        assert record.decision.fell_back
+        assert record.touched == ("docker",)
+
+
+async def test_without_a_fence_there_is_no_second_copy(start: Start) -> None:
+    """A failed engine that cannot be reached leaves the deployment DEGRADED until it can; then it heals."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        podman = core.engines["podman"]
+        podman.fail_deploy, podman.work_then_fail = [DeadlineExceeded("slow", reason="BACKEND_TIMEOUT")], True
+        podman.fail_remove = [Unavailable("down", reason="BACKEND_UNREACHABLE")] * 2
+        assert await applied(core) == (Action.CREATE, State.DEGRADED)
+        workload = core.book.get(ID).workload_id
+        assert core.engines.copies(workload) == ["podman"]
+        await core.until(lambda: core.book.get(ID).state is State.ACTIVE)
+        assert len(core.engines.copies(workload)) == 1
+
+
+async def test_an_unknown_outcome_without_another_engine_is_tried_again(start: Start) -> None:
+    """With nowhere else to go the same engine is asked again, and the answer says why it is DEGRADED."""
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].fail_deploy = [Unavailable("down", reason="BACKEND_UNREACHABLE")]
+        assert await applied(core) == (Action.CREATE, State.DEGRADED)
+        failure = core.book.get(ID).failure
+        assert failure is not None
+        assert failure.reason == "BACKEND_UNREACHABLE"
+        await core.until(lambda: core.book.get(ID).state is State.ACTIVE)
+
+
+@pytest.mark.parametrize("reason", ["IMAGE_NOT_FOUND", "PORT_IN_USE"])
+async def test_a_failure_of_the_manifest_does_not_fall_back(start: Start, reason: str) -> None:
+    """What no other engine could do better fails at once, and leaves nothing."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        core.engines["podman"].fail_deploy = [FailedPrecondition("no", reason=reason)]
+        assert await applied(core) == (Action.CREATE, State.FAILED)
+        record = core.book.get(ID)
+        assert (record.touched, core.engines["docker"].calls) == ((), [])
+        assert record.failure is not None
+        assert record.failure.reason == reason
+
+
+async def test_a_refused_update_leaves_the_old_revision_running(start: Start) -> None:
+    """An update that its engine refuses before touching anything does not orphan what runs."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        core.engines["podman"].fail_deploy = [FailedPrecondition("no", reason="IMAGE_NOT_FOUND")]
+        assert await applied(core, OTHER) == (Action.REPLACE, State.FAILED)
+        record = core.book.get(ID)
+        assert record.touched == ("podman",)
+        await core.applier.delete(ID)
+        await core.applier.settled(ID, record.generation, 5)
+        assert core.engines.copies(record.workload_id) == []
+
+
+async def test_nothing_is_recorded_when_no_engine_can_take_it(start: Start) -> None:
+    """A refusal names each candidate and leaves no trace."""
+    down = {"available": False, "reason": "UNHEALTHY"}
+    async with start(FakeEngines(view("podman", **down), view("docker", **down), view("mock"))) as core:
+        with pytest.raises(Unavailable) as caught:
+            await applied(core)
+        assert {"engine.podman", "engine.docker"} == set(caught.value.metadata)
+        assert core.book.all(gone=True) == []
+        assert core.engines["mock"].calls == []
+
+
+async def test_an_update_does_not_leave_an_engine_that_cannot_be_fenced(start: Start) -> None:
+    """A deployment whose engine is out of reach stays there."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        await applied(core)
+        core.engines["podman"].view = replace(view("podman"), available=False, reason="UNHEALTHY")
+        with pytest.raises(Unavailable, match="stays where it is"):
+            await applied(core, OTHER)
+        assert core.engines.copies(core.book.get(ID).workload_id) == ["podman"]
+
+
+async def test_it_stays_where_it_fell_back_to(start: Start) -> None:
+    """When the preferred engine returns, the same apply is NONE and an update stays too."""
+    async with start(FakeEngines(view("podman", available=False, reason="UNHEALTHY"), view("docker"))) as core:
+        await applied(core)
+        core.engines["podman"].view = view("podman")
+        assert await applied(core) == (Action.NONE, State.ACTIVE)
+        assert await applied(core, OTHER) == (Action.REPLACE, State.ACTIVE)
+        assert core.engines.copies(core.book.get(ID).workload_id) == ["docker"]
+
+
+async def test_naming_another_engine_moves_it_without_two_copies(start: Start) -> None:
+    """A move empties the old engine first."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        await applied(core)
+        assert (await applied(core, engine_id="docker"))[1] is State.ACTIVE
+        assert core.engines.copies(core.book.get(ID).workload_id) == ["docker"]
+        await core.until(lambda: core.providers.announced.get(ID, {}).get("runtime_engine") == "docker")
+
+
+async def test_room_is_one_for_the_node_and_freed_by_removal(start: Start) -> None:
+    """What does not fit beside the others is refused with asked and free; removing one lets it in."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        await applied(core, HUNGRY.replace("NAME", "one"))
+        with pytest.raises(ResourceExhausted, match="memory asked"):
+            await applied(core, HUNGRY.replace("NAME", "two"), engine_id="docker")
+        await core.applier.delete("pod-default-one")
+        await core.until(lambda: core.book.find("pod-default-one") is None)
+        assert (await applied(core, HUNGRY.replace("NAME", "two")))[1] is State.ACTIVE
+
+
+async def test_room_is_promised_once(start: Start) -> None:
+    """Of two that fit alone but not together, applied at once, one is refused."""
+    async with start(FakeEngines(view("podman"))) as core:
+        answers = await asyncio.gather(
+            *(applied(core, HUNGRY.replace("NAME", name)) for name in ("one", "two")), return_exceptions=True
+        )
+        assert sum(isinstance(answer, ResourceExhausted) for answer in answers) == 1
+
+
+async def test_a_deletion_withdraws_and_removes(start: Start) -> None:
+    """After a deletion there is no copy, no announcement, and the name is free again."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        await core.until(lambda: core.outbox.announced(ID))
+        record = await core.applier.delete(ID)
+        record = await core.applier.settled(ID, record.generation, 5)
+        assert (record.state, record.step) == (State.DELETED, Step.GONE)
+        assert core.engines.copies(record.workload_id) == []
+        await core.until(lambda: ID not in core.providers.announced)
+        with pytest.raises(NotFound):
+            await core.applier.delete(ID)
+        assert await applied(core) == (Action.CREATE, State.ACTIVE)
+
+
+async def test_a_deletion_overtakes_a_deploy_under_way(start: Start) -> None:
+    """Deleting what is being deployed ends with nothing."""
+    async with start(FakeEngines(view("podman"))) as core:
+        podman = core.engines["podman"]
+        podman.gate = asyncio.Event()
+        accepted = await core.applier.apply(ApplyRequest(manifest=POD))
+        await core.until(lambda: "deploy" in podman.calls)
+        await core.applier.delete(ID)
+        podman.gate.set()
+        record = await core.applier.settled(ID, accepted.deployment.generation, 5)
+        assert record.state is State.DELETED
+        assert core.engines.copies(record.workload_id) == []
+
+
+async def test_a_deletion_waits_for_a_backend_that_is_away(start: Start) -> None:
+    """A removal once accepted is carried out when the engine is back."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        core.engines["podman"].fail_remove = [Unavailable("down", reason="BACKEND_UNREACHABLE")]
+        record = await core.applier.delete(ID)
+        assert (await core.applier.settled(ID, record.generation, 5)).state is State.DELETING
+        await core.until(lambda: core.book.find(ID) is None)
+        assert core.engines.copies(record.workload_id) == []
+
+
+@pytest.mark.parametrize(("ends_in", "state"), [(SUCCEEDED, State.SUCCEEDED), (FAILED, State.FAILED)])
+async def test_a_workload_that_ends_is_told_as_it_ended(start: Start, ends_in: int, state: State) -> None:
+    """A job that ends well is SUCCEEDED, a workload that breaks is FAILED; neither is announced."""
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].settles_in = ends_in
+        assert await applied(core) == (Action.CREATE, state)
+        assert ID not in core.providers.announced
+
+
+async def test_what_vanished_is_drift_until_it_is_applied_again(start: Start) -> None:
+    """A workload removed behind our back is DEGRADED, withdrawn, and one apply repairs it."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        workload = core.book.get(ID).workload_id
+        core.engines["podman"].workloads.clear()
+        core.reconciler.touch(workload)
+        await core.until(lambda: core.book.get(ID).state is State.DEGRADED)
+        await core.until(lambda: ID not in core.providers.announced)
+        assert (await applied(core))[1] is State.ACTIVE
+        await core.until(lambda: ID in core.providers.announced)
+
+
+async def test_a_request_id_names_one_apply(start: Start) -> None:
+    """The same request_id gives the same deployment, also after a restart; with other content it is refused."""
+    engines = FakeEngines(view("podman"))
+    async with start(engines) as core:
+        await applied(core, request_id="r1")
+    async with start(engines) as core:
+        assert await applied(core, request_id="r1") == (Action.NONE, State.ACTIVE)
+        with pytest.raises(InvalidArgument, match="used for another apply"):
+            await applied(core, OTHER, request_id="r1")
+
+
+async def test_a_stale_etag_is_aborted(start: Start) -> None:
+    """An etag that is not the current one ends in ABORTED, for apply and delete."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        etag = core.book.get(ID).etag
+        await applied(core, OTHER, etag=etag)
+        for attempt in (applied(core, POD, etag=etag), core.applier.delete(ID, etag=etag)):
+            with pytest.raises(Aborted):
+                await attempt
+
+
+async def test_a_dry_run_touches_nothing(start: Start) -> None:
+    """validate_only says what would be, and leaves no record and no call but the question."""
+    async with start(FakeEngines(view("podman"))) as core:
+        accepted = await core.applier.apply(ApplyRequest(manifest=POD, validate_only=True))
+        assert (accepted.action, accepted.deployment.engine_id) == (Action.CREATE, "podman")
+        assert core.book.all(gone=True) == []
+        assert core.engines["podman"].calls == ["validate"]
+
+
+async def test_an_interrupted_operation_is_carried_on_after_a_restart(start: Start) -> None:
+    """A stop in mid-deploy loses nothing: the next start ends it, with one copy, announced."""
+    engines, providers = FakeEngines(view("podman")), FakeProviders()
+    engines["podman"].gate = asyncio.Event()
+    async with start(engines, providers) as core:
+        await core.applier.apply(ApplyRequest(manifest=POD))
+        await core.until(lambda: "deploy" in engines["podman"].calls)
+    engines["podman"].gate.set()
+    async with start(engines, providers) as core:
+        await core.until(lambda: core.outbox.announced(ID))
+        record = core.book.get(ID)
+        assert (record.state, engines.copies(record.workload_id)) == (State.ACTIVE, ["podman"])
+
+
+async def test_an_announcement_waits_for_its_provider(start: Start) -> None:
+    """The apply does not wait for the provider, and the outbox retries until it is out, over restarts."""
+    engines, providers = FakeEngines(view("podman")), FakeProviders()
+    providers.down = True
+    async with start(engines, providers) as core:
+        assert (await applied(core))[1] is State.ACTIVE
+        assert not core.outbox.announced(ID)
+    providers.down = False
+    async with start(engines, providers) as core:
+        await core.until(lambda: ID in providers.announced)
+
+
+async def test_a_nameless_manifest_needs_an_id(start: Start) -> None:
+    """Compose without a name is refused on the wire and runs under the id that the client gives."""
+    compose = "services: {web: {image: localhost/busybox:1}}\n"
+    async with start(FakeEngines(view("docker"))) as core:
+        with pytest.raises(InvalidArgument, match="deployment_id is needed"):
+            await applied(core, compose)
+        assert (await applied(core, compose, deployment_id="shop"))[1] is State.ACTIVE
+
+
+async def test_a_defect_in_one_operation_does_not_stop_the_others(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unexpected exception is logged; other deployments go on."""
+    async with start(FakeEngines(view("podman"))) as core:
+        original = core.engines.deploy
+
+        async def deploy(engine_id: str, deployment: object) -> object:
+            if getattr(deployment, "deployment_id", "") == ID:
+                raise ZeroDivisionError
+            return await original(engine_id, deployment)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(core.engines, "deploy", deploy)
+        await core.applier.apply(ApplyRequest(manifest=POD))
+        assert (await applied(core, POD, deployment_id="other"))[1] is State.ACTIVE
+
+
+def test_every_domain_error_has_a_reason() -> None:
+    """A failure kept in a record raises the same error again."""
+    from services.orchestrator.model import Failure
+
+    error = ResourceExhausted("no room", reason="INSUFFICIENT_MEMORY", metadata={"a": "b"})
+    again = Failure.of(error).error()
+    assert isinstance(again, BeemeshError)
+    assert (type(again), again.reason, again.message, again.metadata) == (
+        ResourceExhausted,
+        "INSUFFICIENT_MEMORY",
+        "no room",
+        {"a": "b"},
+    )
