@@ -8,7 +8,7 @@ import pytest
 
 from services.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.orchestrator import selection
-from services.orchestrator.model import Config, Issue, Policy, Stage, Verdict, Wish
+from services.orchestrator.model import Config, EngineView, Issue, Policy, Stage, Verdict, Wish
 from tests.unit.orchestrator.fakes import COMPOSE, FUNCTION, KUBERNETES, VIRTUAL_MACHINE, view
 
 ALL = {name: view(name) for name in ("podman", "docker", "libvirt", "wasm", "mock")}
@@ -28,7 +28,7 @@ def wish(form: int = KUBERNETES, *, annotation: str = "", engine_id: str = "", p
     )
 
 
-def down(*names: str) -> dict[str, selection.EngineView]:
+def down(*names: str) -> dict[str, EngineView]:
     return {
         name: replace(item, available=False, reason="UNHEALTHY") if name in names else item
         for name, item in ALL.items()
@@ -59,7 +59,7 @@ def down(*names: str) -> dict[str, selection.EngineView]:
     ],
 )
 def test_the_annotation_beats_the_format_and_the_format_beats_what_is_left(
-    form: int, annotation: str, engines: dict[str, selection.EngineView], expected: str | None, stage: Stage | None
+    form: int, annotation: str, engines: dict[str, EngineView], expected: str | None, stage: Stage | None
 ) -> None:
     """The annotation beats the format, and the format beats what is left."""
     decision = selection.decide(selection.candidates(wish(form, annotation=annotation), engines, default=""))
