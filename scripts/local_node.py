@@ -62,6 +62,11 @@ class LocalNode:
 
     def start(self) -> None:
         """Start, and wait until the node says that it is ready; raises NodeFailed."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start and do not wait."""
         ports = ["--public", self.public or "127.0.0.1:0", "--dht-listen", "127.0.0.1:0"]
         directories = ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         with self.log.open("a") as log:
@@ -73,11 +78,14 @@ class LocalNode:
                 env=self._env,
                 text=True,
             )
-        line = self._first_line(READY_SECONDS)
+
+    def await_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until the node says that it is ready; raises NodeFailed, and the node is killed then."""
+        line = self._first_line(seconds)
         facts = dict(fact.split("=", 1) for fact in line.split()[1:] if "=" in fact)
         if not line.startswith("READY ") or "public" not in facts:
             self.kill()
-            raise NodeFailed(f"the node is not ready after {READY_SECONDS:g}s:\n{self.log_tail()}")
+            raise NodeFailed(f"the node is not ready after {seconds:g}s:\n{self.log_tail()}")
         self.public = facts["public"]
 
     def _first_line(self, seconds: float) -> str:
@@ -99,8 +107,10 @@ class LocalNode:
             self._close()
 
     def kill(self) -> None:
-        """Kill the supervisor as a crash would."""
-        process = self._running()
+        """Kill the supervisor as a crash would; one that does not run is left alone."""
+        if self._process is None:
+            return
+        process = self._process
         process.kill()
         process.wait(10)
         self._close()

@@ -53,7 +53,7 @@ async def supervise(settings: Settings, launch: Launch, stop: asyncio.Event) -> 
         data_dir=settings.data_dir.absolute(), run_dir=run_dir, token_file=settings.token_file or run_dir / "token"
     )
     engines = choose_engines(settings.engines, installed=_installed_engines())
-    if not engines:
+    if not engines and settings.engines:
         log.warning("no_engine", looked_for="podman", hint="apt-get install podman catatonit netavark aardvark-dns")
     with ExitStack() as held:
         for directory in dict.fromkeys((layout.data_dir, layout.run_dir)):

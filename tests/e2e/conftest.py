@@ -1,0 +1,37 @@
+"""Nodes for tests: real processes, directories of their own, free ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from scripts.local_node import LocalNode
+from scripts.make_test_image import NotHere, make
+
+
+@pytest.fixture
+def start_node() -> Iterator[Callable[..., LocalNode]]:
+    """Start any number of nodes; each is stopped and its directories removed after the test."""
+    with ExitStack() as stack:
+
+        def start(engines: str = "mock") -> LocalNode:
+            return stack.enter_context(LocalNode(engines=engines))
+
+        yield start
+
+
+@pytest.fixture
+def podman_image() -> str:
+    """Podman and the image that examples/ use; fails where podman must be there, and skips where it is not."""
+    try:
+        subprocess.run(["podman", "info"], capture_output=True, timeout=30, check=True)
+        make()
+    except (OSError, subprocess.SubprocessError, NotHere) as error:
+        if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
+            pytest.fail(f"podman must be here and cannot be used: {error}")
+        pytest.skip(f"podman cannot be used here: {error}")
+    return "localhost/beemesh/busybox:1"
