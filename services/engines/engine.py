@@ -1,8 +1,8 @@
 """The interface that every runtime engine implements, and the words it is written in; its docstrings are the spec.
 
 An engine is the thin part that knows one backend. What all engines share stands beside it: `keeper` (records on disk,
-idempotency, replace, truth after a restart), `monitor` (health), `servicer` (gRPC). To add an engine: one folder with an
-`Engine`, and one line in tests/conformance.
+idempotency, replace, truth after a restart), `monitor` (health), `servicer` (gRPC), `service` (the process). To add an
+engine: one folder with an `Engine`, and one line in tests/conformance.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class LogLine:
 
 
 class Engine(ABC):
-    """One runtime backend. All methods may be called at the same time; those on one workload are serialized by the keeper.
+    """One runtime backend. All methods may be called at once; changes of one workload are serialized by the keeper.
 
     Lifecycle: `async with engine:` opens connections (it must not fail because the backend is down: that is health) and
     closes them again; it never stops a workload. The engine keeps no truth of its own: the backend's objects, found by
@@ -265,9 +265,9 @@ class Engine(ABC):
 
     Errors, in the words of services.errors: `Unavailable(BACKEND_UNREACHABLE)` when the backend does not answer;
     `DeadlineExceeded(BACKEND_TIMEOUT)` when it took the request and did not answer in time; `FailedPrecondition` with
-    UNSUPPORTED_KIND, UNSUPPORTED_FIELD (with violations), PORT_IN_USE, IMAGE_NOT_FOUND, IMAGE_DENIED (metadata `image`: the
-    full reference that was tried); `ResourceExhausted` for room; `Internal(BACKEND_ERROR)` for what has no better name,
-    with the backend's own text. Blocking SDKs run in an executor of the engine's own.
+    UNSUPPORTED_KIND, UNSUPPORTED_FIELD (with violations), PORT_IN_USE, IMAGE_NOT_FOUND, IMAGE_DENIED (metadata `image`:
+    the full reference that was tried); `ResourceExhausted` for room; `Internal(BACKEND_ERROR)` for what has no better
+    name, with the backend's own text. Blocking SDKs run in an executor of the engine's own.
     """
 
     node_id: str
@@ -289,7 +289,8 @@ class Engine(ABC):
     async def probe(self) -> Health:
         """Find out whether the backend can truly run a workload now; never raises for a sick backend.
 
-        May take seconds; the monitor bounds it and treats a timeout as UNHEALTHY.
+        May take seconds; the monitor bounds it and treats a timeout as UNHEALTHY. The reasons SOCKET_UNREACHABLE and
+        BACKEND_UNREACHABLE say that nothing else can be asked either: workloads are then UNKNOWN at once.
         """
 
     @abstractmethod
@@ -297,6 +298,8 @@ class Engine(ABC):
         """Every field (with its line) and kind that this engine cannot honour, and every unknown engine option.
 
         Pure: no backend is asked. An ERROR would change the workload's meaning if it were dropped; a WARNING would not.
+        An option that the engine does not document is an ERROR with reason UNKNOWN_OPTION and the path
+        `config.engine_options.<key>`; it is refused in every validation mode.
         """
 
     @abstractmethod

@@ -1,0 +1,366 @@
+"""What every engine does alike, around an `Engine` that knows one backend: the keeper of its workloads.
+
+A deploy or removal that has begun goes on when its caller leaves, and is finished or healed after a restart: what is
+to be done is durable before the backend is touched. The backend's objects are the truth about what runs; the records
+are the truth about what was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from services.engines.admission import DeployOrder, Verdict, check_workload_id, validate
+from services.engines.backend import Backend, Limits, not_found
+from services.engines.deployer import Deployed, Deployer, RemoveOrder
+from services.engines.engine import (
+    Capability,
+    Component,
+    Engine,
+    ExitStatus,
+    LogLine,
+    LogQuery,
+    Role,
+    WorkloadState,
+)
+from services.engines.operations import Operations, Verb
+from services.engines.records import Phase, Record, Records
+from services.engines.streams import closed_after
+from services.engines.view import View, Workload
+from services.errors import (
+    BeemeshError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
+from services.manifests import Format
+from services.rpc.listing import paginate, parse_filter
+from services.rpc.watch import Event
+from services.telemetry import Log
+
+_FILTER_FIELDS = ("state", "manifest_id", "workload_id")
+
+log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Which workloads are wanted, and which page of them."""
+
+    filter: str = ""
+    """`field=value` joined by AND over state, manifest_id and workload_id."""
+    manifest_id: str = ""
+    states: frozenset[WorkloadState] = frozenset()
+    """Empty: all."""
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of workloads."""
+
+    workloads: Sequence[Workload]
+    next_page_token: str
+    resume_token: str
+    """A watch from here misses nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEnd:
+    """The last word of a log stream."""
+
+    reason: str
+    """EOF, WORKLOAD_EXITED or REMOVED."""
+    exit_status: ExitStatus | None = None
+
+
+class Keeper:
+    """The workloads of one engine on one node; `async with` loads what is recorded and keeps the view fresh.
+
+    `unreachable` says why the backend is known not to answer, or "" when it may; `epoch` names this run.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        records: Records,
+        clock: Callable[[], float],
+        epoch: str,
+        unreachable: Callable[[], str] = lambda: "",
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._engine = engine
+        self._records = records
+        self._clock = clock
+        self._backend = Backend(engine=engine, unreachable=unreachable, limits=self._limits)
+        self._operations = Operations(drain_seconds=self._limits.drain)
+        self._view = View(backend=self._backend, records=records, operations=self._operations, clock=clock, epoch=epoch)
+        self._deployer = Deployer(
+            engine=engine,
+            backend=self._backend,
+            records=records,
+            operations=self._operations,
+            view=self._view,
+            clock=clock,
+        )
+        self._draining = False
+        self._hint = asyncio.Event()
+        self._was_read = asyncio.Event()
+        self._group = asyncio.TaskGroup()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._records.load()
+        self._view.mark_unknown("the backend was not read yet")
+        await self._operations.__aenter__()
+        await self._group.__aenter__()
+        self._loops.append(self._group.create_task(self._poll()))
+        if Capability.EVENTS in self._engine.info.capabilities:
+            self._loops.append(self._group.create_task(self._follow_changes()))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.drain()
+        for loop in self._loops:
+            loop.cancel()
+        await self._group.__aexit__(None, None, None)
+        await self._operations.__aexit__()
+        self._records.close()
+
+    def drain(self) -> None:
+        """Refuse deploys from now on; reads and removals go on."""
+        self._draining = True
+
+    @property
+    def unreadable_records(self) -> Mapping[str, str]:
+        """By workload id: the record file that cannot be read, and why."""
+        return self._records.unreadable
+
+    def validate(self, text: str, expected: Format | None, *, lenient: bool) -> Verdict:
+        """All findings about a manifest; touches nothing. Raises InvalidArgument when there is no text."""
+        return validate(text, expected, self._engine, lenient=lenient)
+
+    async def deploy(self, order: DeployOrder) -> Deployed:
+        """See `Deployer.deploy`; raises FailedPrecondition(ENGINE_DRAINING) while the engine stops."""
+        if self._draining:
+            raise FailedPrecondition("the engine is stopping and takes no new workload", reason="ENGINE_DRAINING")
+        return await self._deployer.deploy(order)
+
+    async def remove(self, order: RemoveOrder) -> Workload | None:
+        """See `Deployer.remove`."""
+        return await self._deployer.remove(order)
+
+    # Reads
+
+    async def get(self, workload_id: str) -> Workload:
+        """One workload as it is now; UNKNOWN, as it was last known, when the backend does not answer.
+
+        Raises NotFound only because the backend said so; Unavailable when nothing is known of it and nobody can say.
+        """
+        check_workload_id(workload_id)
+        serial = self._operations.serial
+        try:
+            observation = await self._backend.observe_one(workload_id)
+        except (Unavailable, DeadlineExceeded) as error:
+            known = self._view.unknown(workload_id, error.message)
+            if known is None:
+                raise
+            return known
+        running = self._operations.current(workload_id)
+        record = self._records.peek(workload_id)
+        if observation is None and record is None:
+            if running is not None and running.verb is Verb.DEPLOY:
+                return _about_to_be(workload_id, running.manifest_id)
+            raise not_found(workload_id)
+        if observation is None and record is not None and running is None and _should_be_there(record):
+            return await self._missing(workload_id)
+        fresh = self._operations.serial == serial
+        return self._view.publish(workload_id, observation, busy=running is not None, into_feed=fresh)
+
+    async def _missing(self, workload_id: str) -> Workload:
+        await self._deployer.forget(workload_id)
+        found = self._view.feed.get(workload_id)
+        if found is None:
+            raise not_found(workload_id)
+        return found
+
+    async def list(self, listing: Listing) -> Page:
+        """A page of the kept view; raises InvalidArgument for a filter or token that is none."""
+        await self._was_read.wait()
+        token = self._view.feed.token
+        wanted = _matcher(listing)
+        page, next_token = paginate(
+            [item for item in self._view.items() if wanted(item)],
+            key=lambda item: item.workload_id,
+            page_size=listing.page_size,
+            page_token=listing.page_token,
+        )
+        return Page(workloads=page, next_page_token=next_token, resume_token=token)
+
+    async def watch(
+        self, *, workload_id: str = "", resume_token: str = "", skip_snapshot: bool = False
+    ) -> AsyncIterator[Event[Workload]]:
+        """Snapshot, SYNCED, changes; see services.rpc.watch. Raises InvalidArgument, OutOfRange, Aborted."""
+        if workload_id:
+            check_workload_id(workload_id)
+        await self._was_read.wait()
+        events = self._view.feed.watch(
+            resume_token=resume_token,
+            skip_snapshot=skip_snapshot,
+            match=(lambda item: item.workload_id == workload_id) if workload_id else None,
+        )
+        async with closed_after(events) as stream:
+            async for event in stream:
+                yield event
+
+    async def record(self, workload_id: str) -> Record:
+        """What was asked for, manifest and config; raises NotFound (WORKLOAD_…, MANIFEST_NOT_KEPT), DataLoss."""
+        check_workload_id(workload_id)
+        record = self._records.get(workload_id)
+        if record is None and await self._backend.observe_one(workload_id) is None:
+            raise not_found(workload_id)
+        if record is None or record.manifest is None:
+            raise NotFound(
+                f"workload {workload_id} runs, but how it was deployed is not recorded here",
+                reason="MANIFEST_NOT_KEPT",
+                metadata={"workload_id": workload_id},
+            )
+        return record
+
+    async def logs(
+        self, workload_id: str, query: LogQuery, *, wait_start: bool = False
+    ) -> AsyncIterator[Sequence[LogLine] | LogEnd]:
+        """Batches of lines, then a LogEnd. Raises NotFound, Unavailable, FailedPrecondition(WORKLOAD_PENDING)."""
+        check_workload_id(workload_id)
+        self._check_capability(query)
+        self._backend.check_reachable()
+        running = self._operations.current(workload_id)
+        if running and wait_start:
+            await running.settled()
+        try:
+            async with closed_after(self._engine.logs(workload_id, query)) as lines:
+                async for batch in lines:
+                    yield batch
+        except NotFound as error:
+            if running and running.verb is Verb.DEPLOY and self._operations.current(workload_id) is running:
+                raise _pending(workload_id) from error
+            raise
+        yield await self._log_end(workload_id) if query.follow else LogEnd(reason="EOF")
+
+    async def _log_end(self, workload_id: str) -> LogEnd:
+        running = self._operations.current(workload_id)
+        if running and running.verb is Verb.REMOVE:
+            return LogEnd(reason="REMOVED")
+        observation = await self._backend.observe_one(workload_id)
+        if observation is None:
+            return LogEnd(reason="REMOVED")
+        return LogEnd(reason="WORKLOAD_EXITED", exit_status=_last_exit(observation.components))
+
+    def _check_capability(self, query: LogQuery) -> None:
+        info = self._engine.info
+        needed = Capability.LOGS_FOLLOW if query.follow else Capability.LOGS
+        if needed not in info.capabilities:
+            raise Unimplemented(
+                f"engine {info.engine} does not have {needed.name}",
+                reason="UNSUPPORTED_VERB",
+                metadata={"engine": info.engine, "verb": "StreamWorkloadLogs"},
+            )
+
+    # Keeping the view fresh
+
+    def backend_changed(self) -> None:
+        """The backend's health changed: tell at once what is no longer known, and read it anew."""
+        if why := self._backend.why_unreachable():
+            self._view.mark_unknown(why)
+        self._hint.set()
+
+    async def refresh(self) -> None:
+        """Read the whole backend now."""
+        for workload_id in await self._view.refresh():
+            try:
+                await self._deployer.forget(workload_id)
+            except BeemeshError as error:
+                log.warning("forget_failed", workload_id=workload_id, why=error)
+                break
+        self._was_read.set()
+
+    async def _poll(self) -> None:
+        while True:
+            await self.refresh()
+            if not self._backend.why_unreachable():
+                self._deployer.resume_removals()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.poll):
+                    await self._hint.wait()
+                    await asyncio.sleep(self._limits.settle)
+            self._hint.clear()
+
+    async def _follow_changes(self) -> None:
+        while True:
+            try:
+                async for _ in self._engine.changes():
+                    self._hint.set()
+            except Exception as error:  # whatever broke the stream, it is opened anew
+                log.debug("changes_broke", why=error)
+            await asyncio.sleep(self._limits.reopen)
+
+
+def _should_be_there(record: Record) -> bool:
+    return record.phase is Phase.DEPLOYED and not record.scaled_to_zero
+
+
+def _about_to_be(workload_id: str, manifest_id: str) -> Workload:
+    """Its deploy has just begun and nothing is recorded yet."""
+    return Workload(workload_id=workload_id, manifest_id=manifest_id, state=WorkloadState.PENDING, reconciling=True)
+
+
+def _pending(workload_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"workload {workload_id} has not started yet; set wait_start to wait for it",
+        reason="WORKLOAD_PENDING",
+        metadata={"workload_id": workload_id},
+    )
+
+
+def _last_exit(components: Sequence[Component]) -> ExitStatus | None:
+    exits = [c.exit_status for c in components if c.role is Role.MAIN and c.exit_status is not None]
+    return max(exits, key=lambda status: status.finish_time or 0.0, default=None)
+
+
+def _matcher(listing: Listing) -> Callable[[Workload], bool]:
+    terms = parse_filter(listing.filter, fields=_FILTER_FIELDS)
+    states: Collection[WorkloadState] = listing.states or frozenset(WorkloadState)
+    named = frozenset({_state(terms["state"])}) if "state" in terms else frozenset(WorkloadState)
+
+    def wanted(item: Workload) -> bool:
+        return (
+            item.state in states
+            and item.state in named
+            and item.workload_id == terms.get("workload_id", item.workload_id)
+            and item.manifest_id == terms.get("manifest_id", item.manifest_id)
+            and item.manifest_id == (listing.manifest_id or item.manifest_id)
+        )
+
+    return wanted
+
+
+def _state(text: str) -> WorkloadState:
+    try:
+        return WorkloadState[text.upper().removeprefix("WORKLOAD_STATE_")]
+    except KeyError:
+        known = ", ".join(state.name for state in WorkloadState)
+        raise InvalidArgument(
+            f"filter: unknown state {text!r}; known: {known}",
+            reason="BAD_FILTER",
+            violations=[FieldViolation(field_path="filter", message=f"unknown state {text!r}; known: {known}")],
+        ) from None

@@ -1,0 +1,208 @@
+"""The mock engine: every kind of manifest, and a backend that is a file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from services.engines.admission import UNKNOWN_OPTION
+from services.engines.engine import (
+    Capability,
+    Config,
+    Engine,
+    Health,
+    HealthState,
+    Info,
+    Issue,
+    LogLine,
+    LogQuery,
+    Observation,
+    PortMapping,
+    Role,
+    Severity,
+    Spec,
+)
+from services.engines.mock.backend import MockBackend, Part
+from services.errors import Unavailable
+from services.manifests import Document, Format, Manifest
+
+ENGINE_ID = "mock"
+
+_INFO = Info(
+    engine=ENGINE_ID,
+    display_name="Mock",
+    engine_version=version("beemesh"),
+    backend_version="1",
+    api_version="beemesh.engine.v1",
+    capabilities=frozenset({Capability.LOGS, Capability.LOGS_FOLLOW, Capability.EVENTS, Capability.REPLICAS}),
+    formats=frozenset(Format),
+    kinds=(
+        "Pod",
+        "Deployment",
+        "ConfigMap",
+        "Secret",
+        "PersistentVolumeClaim",
+        "Compose",
+        "VirtualMachine",
+        "Function",
+    ),
+)
+
+
+class MockEngine(Engine):
+    """Honours every field by keeping it; `health` is what it was told to be."""
+
+    def __init__(self, *, node_id: str, backend: MockBackend, health: Callable[[], Health]) -> None:
+        self.node_id = node_id
+        self._backend = backend
+        self._health = health
+
+    @property
+    def info(self) -> Info:
+        """Identity and capabilities."""
+        return _INFO
+
+    async def probe(self) -> Health:
+        """As scripted."""
+        return self._health()
+
+    def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
+        """It has no options of its own, and nothing else that it would drop."""
+        return [
+            Issue(
+                severity=Severity.ERROR,
+                field_path=f"config.engine_options.{key}",
+                reason=UNKNOWN_OPTION,
+                message="engine mock has no options",
+            )
+            for key in sorted(config.engine_options)
+        ]
+
+    async def create(self, spec: Spec) -> None:
+        """Make its components."""
+        self._check_reachable()
+        await self._backend.create(spec.ownership, parts(spec.manifest, spec.config), ports(spec.manifest))
+
+    async def observe(self) -> Mapping[str, Observation]:
+        """All of this node's."""
+        self._check_reachable()
+        return self._backend.of_node(self.node_id)
+
+    async def observe_one(self, workload_id: str) -> Observation | None:
+        """One of this node's."""
+        self._check_reachable()
+        workload = self._backend.find(self.node_id, workload_id)
+        return workload.observation() if workload else None
+
+    async def destroy(
+        self, workload_id: str, *, grace_seconds: float | None, force: bool, remove_volumes: bool
+    ) -> None:
+        """Delete its components."""
+        self._check_reachable()
+        await self._backend.destroy(self.node_id, workload_id)
+
+    def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
+        """Its lines."""
+        self._check_reachable()
+        return self._backend.read_logs(self.node_id, workload_id, query)
+
+    def changes(self) -> AsyncIterator[None]:
+        """After every change, scripted ones included."""
+        return self._backend.changes()
+
+    def _check_reachable(self) -> None:
+        health = self._health()
+        if health.state in (HealthState.UNHEALTHY, HealthState.UNDETECTED):
+            raise Unavailable(
+                f"the mock backend is scripted to be {health.state.name}", reason="BACKEND_UNREACHABLE", retry_after=1.0
+            )
+
+
+def parts(manifest: Manifest, config: Config) -> list[Part]:
+    """The components that a manifest asks for: containers times replicas, services, one domain, one function."""
+    found = []
+    for document in manifest.documents:
+        if document.is_workload:
+            found += _PARTS[document.kind](document, config)
+    return found
+
+
+def ports(manifest: Manifest) -> list[PortMapping]:
+    """The host ports that a Kubernetes manifest publishes."""
+    return [
+        PortMapping(
+            container_port=int(port["containerPort"]),
+            host_port=int(port["hostPort"]),
+            host_ip=str(port.get("hostIP") or ""),
+            protocol=str(port.get("protocol") or "TCP"),
+        )
+        for document in manifest.documents
+        if document.kind in ("Pod", "Deployment")
+        for container in _list(_pod_spec(document).get("containers"))
+        for port in _list(container.get("ports"))
+        if port.get("hostPort")
+    ]
+
+
+def _of_pods(document: Document, config: Config) -> list[Part]:
+    wanted = 1 if document.kind == "Pod" else _count(_mapping(document.body.get("spec")).get("replicas"))
+    replicas = wanted if config.replicas is None else config.replicas
+    spec = _pod_spec(document)
+    return [
+        Part(name=str(container.get("name")), image=str(container.get("image")), replica=replica, role=role)
+        for replica in range(replicas)
+        for key, role in (("initContainers", Role.INIT), ("containers", Role.MAIN))
+        for container in _list(spec.get(key))
+    ]
+
+
+def _of_services(document: Document, config: Config) -> list[Part]:
+    found = []
+    for name, service in _mapping(document.body.get("services")).items():
+        wanted = _count(_mapping(_mapping(service).get("deploy")).get("replicas"))
+        replicas = wanted if config.replicas is None else config.replicas
+        image = str(_mapping(service).get("image") or "")
+        found += [Part(name=str(name), image=image, replica=replica) for replica in range(replicas)]
+    return found
+
+
+def _of_machine(document: Document, config: Config) -> list[Part]:
+    return _single(document, config, "image")
+
+
+def _of_function(document: Document, config: Config) -> list[Part]:
+    return _single(document, config, "runtime")
+
+
+def _single(document: Document, config: Config, image_field: str) -> list[Part]:
+    image = str(_mapping(document.body.get("spec")).get(image_field) or "")
+    replicas = 1 if config.replicas is None else config.replicas
+    return [Part(name=document.name, image=image, replica=replica) for replica in range(replicas)]
+
+
+_PARTS: Mapping[str, Callable[[Document, Config], list[Part]]] = {
+    "Pod": _of_pods,
+    "Deployment": _of_pods,
+    "Compose": _of_services,
+    "VirtualMachine": _of_machine,
+    "Function": _of_function,
+}
+
+
+def _pod_spec(document: Document) -> Mapping[str, Any]:
+    spec = _mapping(document.body.get("spec"))
+    return spec if document.kind == "Pod" else _mapping(_mapping(spec.get("template")).get("spec"))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _count(value: object) -> int:
+    """A number of replicas; 1 where none is said."""
+    return value if isinstance(value, int) else 1

@@ -1,0 +1,77 @@
+"""Whose engine this is: the node's id, asked from the provider, remembered, and never silently another one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from beemesh.provider.v1 import provider_service_pb2 as pb
+from beemesh.provider.v1 import provider_service_pb2_grpc as pb_grpc
+
+from services.engines.records import write_atomically
+from services.errors import BeemeshError, FailedPrecondition
+from services.identity import check_node_id
+from services.rpc.client import connect
+from services.rpc.deadline import budget
+from services.rpc.errors import translated
+from services.telemetry import Log
+
+_CALL_SECONDS = 3.0
+_BACKOFF_FIRST = 0.1
+_BACKOFF_MAX = 5.0
+
+log = Log(__name__)
+
+
+class NodeIdentity:
+    """The node's id: `configured`, else what the provider at target `provider` says, kept in `cache`."""
+
+    def __init__(self, *, configured: str, provider: str, cache: Path) -> None:
+        if configured:
+            check_node_id(configured)
+        self._configured = configured
+        self._provider = provider
+        self._cache = cache
+
+    async def get(self) -> str:
+        """The id; waits for the provider only where none is known yet.
+
+        Raises FailedPrecondition(NODE_ID_UNKNOWN) when there is nobody to ask, InvalidArgument for a damaged cache.
+        """
+        if known := self._configured or self._cached():
+            return known
+        if not self._provider:
+            raise FailedPrecondition("the node's id is not known: set provider or node_id", reason="NODE_ID_UNKNOWN")
+        node_id = await self._ask()
+        write_atomically(self._cache, node_id.encode())
+        return node_id
+
+    async def verify(self) -> None:
+        """Ask the provider once it answers; raises FailedPrecondition(NODE_ID_CHANGED) when it says another id."""
+        cached = self._cached()
+        if self._configured or not self._provider or not cached:
+            return
+        answered = await self._ask()
+        if answered != cached:
+            raise FailedPrecondition(
+                f"this data directory belongs to node {cached} ({self._cache}), but the provider at {self._provider} "
+                f"is node {answered}; give this engine another data_dir, or the provider its old key",
+                reason="NODE_ID_CHANGED",
+            )
+
+    def _cached(self) -> str:
+        return check_node_id(self._cache.read_text().strip()) if self._cache.exists() else ""
+
+    async def _ask(self) -> str:
+        wait = _BACKOFF_FIRST
+        async with connect(self._provider, files=[pb.DESCRIPTOR]) as channel:
+            stub = pb_grpc.ProviderServiceStub(channel)
+            while True:
+                try:
+                    with translated():
+                        answer = await stub.GetNodeIdentity(pb.GetNodeIdentityRequest(), timeout=budget(_CALL_SECONDS))
+                    return check_node_id(answer.node_id)
+                except BeemeshError as error:
+                    log.info("provider_not_answering", target=self._provider, why=error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _BACKOFF_MAX)

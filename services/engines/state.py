@@ -1,0 +1,117 @@
+"""A workload's state from what is known of it: pure rules, read from top to bottom, the first that holds decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from services.engines.engine import Component, Observation, Role, WorkloadState
+from services.engines.records import Phase
+
+S = WorkloadState
+
+_ENDED = frozenset({S.SUCCEEDED, S.FAILED, S.STOPPED, S.REJECTED})
+_COMING = frozenset({S.PENDING, S.STARTING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that a state is derived from."""
+
+    observation: Observation | None
+    """What the backend has; None: it said that it has nothing."""
+    phase: Phase = Phase.DEPLOYED
+    busy: bool = False
+    """An operation on it is under way."""
+    scaled_to_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    holds: Callable[[frozenset[WorkloadState]], bool]
+    state: WorkloadState
+    message: str = ""
+
+
+# Over the set of the main components' states.
+_RULES = (
+    _Rule(lambda s: s <= {S.RUNNING}, S.RUNNING),
+    _Rule(lambda s: s <= {S.SUCCEEDED}, S.SUCCEEDED),
+    # What has done its work does not make the rest any less whole.
+    _Rule(lambda s: s <= {S.RUNNING, S.SUCCEEDED}, S.RUNNING),
+    _Rule(lambda s: s <= {S.PENDING}, S.PENDING),
+    _Rule(lambda s: s <= {S.RUNNING, S.SUCCEEDED} | _COMING, S.STARTING),
+    _Rule(lambda s: s <= {S.UNKNOWN}, S.UNKNOWN, "the backend does not say what its components do"),
+    _Rule(lambda s: S.RUNNING in s, S.DEGRADED, "not all components run"),
+    _Rule(lambda s: S.STOPPING in s, S.STOPPING),
+    _Rule(lambda s: bool(s & _COMING), S.STARTING, "not all components started"),
+    _Rule(lambda s: S.FAILED in s, S.FAILED),
+    _Rule(lambda s: S.REJECTED in s, S.REJECTED),
+    _Rule(lambda s: S.STOPPED in s, S.STOPPED),
+    _Rule(lambda _: True, S.UNKNOWN, "some components are not known"),
+)
+
+
+def derive(facts: Facts) -> tuple[WorkloadState, str]:
+    """The state, and a message where the state alone does not say enough."""
+    if facts.phase is Phase.REMOVING:
+        return S.STOPPING, "" if facts.busy else "the removal goes on when the backend answers"
+    if facts.observation is None or not facts.observation.components:
+        return _nothing_runs(facts)
+    state, message = _of_components(facts.observation)
+    if facts.phase is Phase.DEPLOYING:
+        return _half_made(state, busy=facts.busy)
+    return state, message
+
+
+def _nothing_runs(facts: Facts) -> tuple[WorkloadState, str]:
+    if facts.phase is Phase.DEPLOYING:
+        return (S.PENDING, "") if facts.busy else (S.FAILED, _INTERRUPTED)
+    if facts.scaled_to_zero:
+        return S.STOPPED, "scaled to zero"
+    if facts.busy:
+        return S.PENDING, ""
+    if facts.observation is not None and facts.observation.stopped_on_request:
+        return S.STOPPED, ""
+    return S.FAILED, "the backend has nothing that runs"
+
+
+_INTERRUPTED = "its creation was interrupted; deploy it again, or remove it"
+
+
+def _half_made(state: WorkloadState, *, busy: bool) -> tuple[WorkloadState, str]:
+    if busy:
+        return (S.PENDING, "") if state is S.PENDING else (S.STARTING, "")
+    return (S.DEGRADED if state in {S.RUNNING, S.DEGRADED} else S.FAILED), _INTERRUPTED
+
+
+def _of_components(observation: Observation) -> tuple[WorkloadState, str]:
+    mains = [c for c in observation.components if c.role is Role.MAIN]
+    inits = [c for c in observation.components if c.role is Role.INIT]
+    states = frozenset(c.state for c in mains)
+    if states <= _COMING and inits:
+        return _initializing(inits)
+    if observation.stopped_on_request and states <= _ENDED:
+        return S.STOPPED, ""
+    rule = next(rule for rule in _RULES if rule.holds(states))
+    return rule.state, rule.message or _first_message(mains, rule.state)
+
+
+def _initializing(inits: Sequence[Component]) -> tuple[WorkloadState, str]:
+    failed = [c for c in inits if c.state in {S.FAILED, S.REJECTED}]
+    if failed:
+        return S.FAILED, f"init component {failed[0].display_name} failed" + _because(failed[0])
+    return S.STARTING, ""
+
+
+def _first_message(components: Sequence[Component], state: WorkloadState) -> str:
+    """Why, in the words of the first component that is in this state."""
+    for component in components:
+        if component.state is state and (component.reason or component.message):
+            return component.display_name + _because(component)
+    return ""
+
+
+def _because(component: Component) -> str:
+    why = " ".join(part for part in (component.reason, component.message) if part)
+    return f": {why}" if why else ""
