@@ -1,0 +1,63 @@
+"""The README's tour is run as it stands: what a newcomer types must work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from beemesh.registry.v1 import registry_service_pb2 as registry_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from scripts.client import Client
+from scripts.local_node import REPOSITORY, LocalNode
+
+_TOUR = re.compile(r"<!-- tour:begin -->\n```bash\n(.*?)```\n<!-- tour:end -->", re.DOTALL)
+SEARCHED = os.pathsep.join([os.environ["PATH"], str(REPOSITORY / ".build/bin"), str(Path.home() / "go/bin")])
+
+
+@pytest.fixture
+def tools() -> None:
+    """Grpcurl and jq; CI installs them, elsewhere the test is skipped without them."""
+    missing = [tool for tool in ("grpcurl", "jq") if shutil.which(tool, path=SEARCHED) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI must have {missing}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (make setup brings what it can)")
+
+
+@pytest.mark.podman
+@pytest.mark.usefixtures("podman_image", "tools")
+def test_the_readmes_tour_works_by_reflection_alone(start_node: Callable[..., LocalNode]) -> None:
+    """Every line of the tour with grpcurl succeeds on a fresh node, and shows what the README says it shows."""
+    node = start_node("podman,mock")
+    with Client(node.public, token=node.token) as client:
+        request = registry_pb2.CheckAvailableEnginesRequest(probe=True, probe_timeout=Duration(seconds=20))
+        assert client.call(client.registry.CheckAvailableEngines, request).available["podman"]
+    tour = _TOUR.search((REPOSITORY / "README.md").read_text())
+    assert tour is not None
+    script = tour[1].replace("127.0.0.1:7443", node.public).replace("/run/beemesh/", f"{node.run_dir}/")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": SEARCHED},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        "beemesh.orchestrator.v1.OrchestratorService\n",
+        "rpc ApplyManifest",
+        '"selectedEngine": "podman"',
+        '"state": "DEPLOYMENT_STATE_ACTIVE"',
+        "hello from hello, line",
+        '"runtime_engine": "podman"',
+        '"engine": "mock"',
+    ):
+        assert part in done.stdout
