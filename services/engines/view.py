@@ -153,7 +153,10 @@ class View:
 
     def items(self) -> list[Workload]:
         """All of them, with the time when the backend was last read."""
-        return [replace(item, observe_time=self.observed_at) for item in self.feed.items().values()]
+        return [
+            replace(item, observe_time=max(item.observe_time or 0.0, self.observed_at or 0.0) or None)
+            for item in self.feed.items().values()
+        ]
 
     def mark_unknown(self, why: str) -> None:
         """The backend does not answer: nothing is true any more, and nothing is gone."""

@@ -60,30 +60,24 @@ async def _awaited(work: Awaitable[None]) -> None:
     await work
 
 
+def mock_backend(directory: Path) -> MockBackend:
+    """The mock's backend as it stands in `directory`: what a restarted process, or a second node, would find."""
+    return MockBackend(directory / "backend", clock=time.time)
+
+
 @asynccontextmanager
 async def mock_engine(
     directory: Path,
     *,
     name: str = "mock",
     node_id: str = NODE_A,
-    state_file: Path | None = None,
+    backend: MockBackend | None = None,
     registry: str = "",
 ) -> AsyncIterator[EngineClient]:
     """A mock engine with its data in `directory`; started again on the same one it finds its workloads.
 
-    `registry`: where it registers; empty: nowhere.
+    `backend`: one that several nodes' engines use at the same time; `registry`: where it registers, empty: nowhere.
     """
-    state_file = state_file or directory / f"{name}.backend.json"
-    async with MockBackend(state_file, clock=time.time) as backend:
-        async with mock_engine_on(backend, directory, name=name, node_id=node_id, registry=registry) as client:
-            yield client
-
-
-@asynccontextmanager
-async def mock_engine_on(
-    backend: MockBackend, directory: Path, *, name: str = "mock", node_id: str = NODE_A, registry: str = ""
-) -> AsyncIterator[EngineClient]:
-    """A mock engine on a backend that other nodes' engines may use at the same time."""
     settings = MockSettings(
         listen=f"unix:{directory}/{name}.sock",
         data_dir=f"{directory}/{name}",
@@ -93,5 +87,6 @@ async def mock_engine_on(
         probe_interval=0.2,
         poll_interval=0.2,
     )
-    async with running(settings.listen, lambda stop: run_engine(settings, program(backend), stop)) as client:
+    runs = program(backend or mock_backend(directory))
+    async with running(settings.listen, lambda stop: run_engine(settings, runs, stop)) as client:
         yield client

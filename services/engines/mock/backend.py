@@ -1,14 +1,12 @@
-"""What the mock engine has instead of containers: workloads in one state file, which outlive its process."""
+"""What the mock engine has instead of containers: workloads in files of their own, which outlive its process."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
@@ -94,58 +92,41 @@ class MockWorkload:
         del self.lines[:-LOG_LINES_MAX]
 
 
-@dataclass(slots=True, kw_only=True)
-class _State:
-    """The content of the state file."""
-
-    serial: int = 0
-    """Counts creations, so that a component made anew has a new id."""
-    workloads: dict[str, MockWorkload] = field(default_factory=dict)
-
-
 class MockBackend:
-    """All workloads of all nodes that share the state file; `async with` reads it and ends its writer.
+    """All workloads of all nodes that share a directory, one file each.
 
-    A change is in the file when the method that makes it returns; changes made at the same time share one write.
+    Like containers, they survive the end of this process, however it ends; unlike the engine's records they need not
+    survive the machine's, so nothing waits for the disk. A file that cannot be read stops the start.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
-        self._path = path
+    def __init__(self, directory: Path, *, clock: Callable[[], float]) -> None:
+        self._directory = directory
         self._clock = clock
-        self._state = _State()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="mock-backend")
-        self._dirty = 0
-        self._written = 0
-        self._saving = asyncio.Lock()
+        self._workloads: dict[str, MockWorkload] = {}
         self._moved = asyncio.Condition()
         self._scripted = asyncio.Condition()
-
-    async def __aenter__(self) -> Self:
-        if self._path.exists():
-            self._state = msgspec.json.decode(self._path.read_bytes(), type=_State)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._writer.shutdown()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in directory.glob("*.json"):
+            workload = msgspec.json.decode(path.read_bytes(), type=MockWorkload)
+            self._workloads[workload.ownership.workload_id] = workload
 
     def of_node(self, node_id: str) -> Mapping[str, Observation]:
         """What this node has, by workload id."""
         return {
             workload_id: workload.observation()
-            for workload_id, workload in self._state.workloads.items()
+            for workload_id, workload in self._workloads.items()
             if workload.ownership.node_id == node_id
         }
 
     def find(self, node_id: str, workload_id: str) -> MockWorkload | None:
         """One workload, if it is this node's."""
-        workload = self._state.workloads.get(workload_id)
+        workload = self._workloads.get(workload_id)
         return workload if workload is not None and workload.ownership.node_id == node_id else None
 
     async def create(self, ownership: Ownership, parts: Sequence[Part], ports: Sequence[PortMapping]) -> None:
         """Start components, each with its first lines of output."""
         now = self._clock()
-        self._state.serial += 1
-        components = [_start(ownership.workload_id, self._state.serial, part, now) for part in parts]
+        components = [_start(part, now) for part in parts]
         workload = MockWorkload(
             ownership=Ownership(
                 node_id=ownership.node_id,
@@ -160,20 +141,14 @@ class MockBackend:
         for component in components:
             name = f"{component.display_name}-{component.replica}"
             workload.write(component.component_id, [f"{name} line {n}" for n in range(1, _FIRST_LINES + 1)], now)
-        self._state.workloads[ownership.workload_id] = workload
-        await self._save()
+        self._workloads[ownership.workload_id] = workload
+        await self._save(ownership.workload_id)
 
     async def destroy(self, node_id: str, workload_id: str) -> None:
         """Delete it; a repeat is harmless."""
         if self.find(node_id, workload_id) is not None:
-            del self._state.workloads[workload_id]
-            await self._save()
-
-    async def clear(self, node_id: str) -> None:
-        """Delete everything of this node."""
-        for workload_id in self.of_node(node_id):
-            del self._state.workloads[workload_id]
-        await self._save()
+            del self._workloads[workload_id]
+            await self._save(workload_id)
 
     async def script(
         self,
@@ -192,13 +167,13 @@ class MockBackend:
         if workload is None:
             raise absent(workload_id)
         if state is WorkloadState.REMOVED:
-            del self._state.workloads[workload_id]
+            del self._workloads[workload_id]
         else:
             _set_state(workload, state, exit_status)
             mains = [component for component in workload.components if component.role is Role.MAIN]
             if mains:
                 workload.write(mains[0].component_id, lines, self._clock())
-        await self._save()
+        await self._save(workload_id)
         async with self._scripted:
             self._scripted.notify_all()
 
@@ -223,7 +198,7 @@ class MockBackend:
 
     def _is_over(self, workload: MockWorkload) -> bool:
         """Whether no more output can come: all ended, or removed."""
-        return not workload.alive or self._state.workloads.get(workload.ownership.workload_id) is not workload
+        return not workload.alive or self._workloads.get(workload.ownership.workload_id) is not workload
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield after every scripted change; what the engine itself changes it knows."""
@@ -232,16 +207,17 @@ class MockBackend:
                 await self._scripted.wait()
             yield
 
-    async def _save(self) -> None:
-        self._dirty += 1
-        mine = self._dirty
-        async with self._saving:
-            if self._written < mine:
-                covered, data = self._dirty, msgspec.json.encode(self._state)
-                await asyncio.get_running_loop().run_in_executor(self._writer, write_atomically, self._path, data)
-                self._written = covered
+    async def _save(self, workload_id: str) -> None:
+        self._store(workload_id)
         async with self._moved:
             self._moved.notify_all()
+
+    def _store(self, workload_id: str) -> None:
+        path, workload = self._directory / f"{workload_id}.json", self._workloads.get(workload_id)
+        if workload is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, msgspec.json.encode(workload), durable=False)
 
 
 def absent(workload_id: str) -> NotFound:
@@ -253,11 +229,10 @@ def absent(workload_id: str) -> NotFound:
     )
 
 
-def _start(workload_id: str, serial: int, part: Part, now: float) -> Component:
-    origin = f"{workload_id}/{serial}/{part.name}/{part.replica}/{part.role.name}"
+def _start(part: Part, now: float) -> Component:
     done = part.role is Role.INIT
     return Component(
-        component_id=hashlib.sha256(origin.encode()).hexdigest(),
+        component_id=secrets.token_hex(32),
         display_name=part.name,
         image=part.image,
         state=WorkloadState.SUCCEEDED if done else WorkloadState.RUNNING,

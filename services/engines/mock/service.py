@@ -24,8 +24,8 @@ _MOCK_SERVICE = mock_pb.DESCRIPTOR.services_by_name["MockEngineService"].full_na
 
 async def serve(settings: MockSettings, stop: asyncio.Event) -> None:
     """Serve a mock engine, with a backend of its own, until `stop` is set."""
-    async with MockBackend(Path(settings.data_dir) / "backend.json", clock=time.time) as backend:
-        await run_engine(settings, program(backend), stop)
+    backend = MockBackend(Path(settings.data_dir) / "backend", clock=time.time)
+    await run_engine(settings, program(backend), stop)
 
 
 def program(backend: MockBackend) -> Program:
