@@ -25,14 +25,18 @@ def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     try:
         uvloop.run(body())
     except BeemeshError as error:
-        sys.exit(f"{program}: {error.message} ({error.reason})")
+        sys.exit(_line(program, error))
     except BaseExceptionGroup as group:
         known, others = group.split(BeemeshError)
         if known is None or others is not None:
             raise
-        sys.exit(f"{program}: {_first(known)}")
+        sys.exit(_line(program, _first(known)))
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _line(program: str, error: BeemeshError) -> str:
+    return f"{program}: {error.message} ({error.reason})"
+
+
+def _first(group: BaseExceptionGroup[BeemeshError]) -> BeemeshError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -92,7 +92,6 @@ class Server:
                 self._bind(address)
             await self._grpc.start()
         except BaseException:
-            await self._grpc.stop(None)
             self._unlock()
             raise
         for name in ("", "liveness", "readiness", *self._names):

@@ -527,7 +527,7 @@ async def test_a_token_of_an_earlier_run_is_out_of_range(tmp_path: Path) -> None
         pending = asyncio.ensure_future(refused(take(watch, 1)))
         await asyncio.sleep(0)
         started = time.monotonic()
-    assert (await pending).reason in {"SERVICE_STOPPING", "RPC_CANCELLED", "RPC_UNAVAILABLE"}
+    assert (await pending).reason == "SERVICE_STOPPING"
     assert time.monotonic() - started < 5
     async with registry(tmp_path) as stub:
         error = await refused(take(stub.WatchEngines(pb.WatchEnginesRequest(resume_token=token), timeout=5), 1))
@@ -536,18 +536,7 @@ async def test_a_token_of_an_earlier_run_is_out_of_range(tmp_path: Path) -> None
 
 async def take(watch: Any, count: int) -> list[pb.WatchEnginesResponse]:
     """The next messages of a watch."""
-    found = []
-    for _ in range(count):
-        message = await watch.read()
-        if message is grpc.aio.EOF:
-            raise grpc.aio.AioRpcError(
-                await watch.code(),
-                grpc.aio.Metadata(),
-                grpc.aio.Metadata(*(await watch.trailing_metadata() or ())),
-                await watch.details(),
-            )
-        found.append(message)
-    return found
+    return [await watch.read() for _ in range(count)]
 
 
 async def until(watch: Any, wanted: Callable[[pb.WatchEnginesResponse], bool]) -> pb.WatchEnginesResponse:
