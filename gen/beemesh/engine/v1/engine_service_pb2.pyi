@@ -158,7 +158,7 @@ class EngineHealth(_message.Message):
     message: _builtins.str
     """the backend's own error text, and what to do about it"""
     flap_count: _builtins.int
-    """changes of state since this engine process started"""
+    """how often it stopped being healthy since this engine process started"""
     @_builtins.property
     def last_transition_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -617,7 +617,7 @@ class ListWorkloadsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before"""
     filter: _builtins.str
-    """field=value joined by AND; fields: see BAD_FILTER's message"""
+    """field=value joined by AND; fields: state, manifest_id, workload_id"""
     manifest_id: _builtins.str
     """empty: all"""
     @_builtins.property

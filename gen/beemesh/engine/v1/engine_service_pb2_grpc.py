@@ -29,15 +29,17 @@ class EngineServiceStub(object):
     """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
 
     An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
-    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_NOT_NAMED means that the metadata is
     missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
     callers of a port with a token send `authorization: Bearer <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
-    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
-    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE
+    (NODE_ID_UNKNOWN: the engine has just started and does not know its node yet; ENGINE_STOPPING), UNIMPLEMENTED
+    UNSUPPORTED_VERB (this engine does not have the verb and claims no capability for it), DATA_LOSS RECORD_UNREADABLE
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not.
 
     An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
     a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
@@ -151,15 +153,17 @@ class EngineServiceServicer(object):
     """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
 
     An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
-    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_NOT_NAMED means that the metadata is
     missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
     callers of a port with a token send `authorization: Bearer <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
-    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
-    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE
+    (NODE_ID_UNKNOWN: the engine has just started and does not know its node yet; ENGINE_STOPPING), UNIMPLEMENTED
+    UNSUPPORTED_VERB (this engine does not have the verb and claims no capability for it), DATA_LOSS RECORD_UNREADABLE
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not.
 
     An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
     a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
@@ -190,9 +194,10 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ValidateManifest(self, request, context):
-        """ValidateManifest reports every field and kind that this engine cannot honour, with its line. The backend is not
-        asked, and a manifest that is merely unsupported is an answer with valid = false. Safe to repeat.
-        INVALID_ARGUMENT MANIFEST_INVALID: the text itself is wrong (field path and line in google.rpc.BadRequest).
+        """ValidateManifest reports all that is wrong with a manifest, and every field and kind that this engine cannot
+        honour, with its line. The backend is not asked; a manifest that would be refused is an answer with valid = false.
+        Safe to repeat.
+        INVALID_ARGUMENT MANIFEST_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,7 +205,7 @@ class EngineServiceServicer(object):
 
     def PlanWorkload(self, request, context):
         """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
-        INVALID_ARGUMENT MANIFEST_INVALID. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
+        INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,13 +215,14 @@ class EngineServiceServicer(object):
         """DeployWorkload creates the workload, or replaces it when asked to, and returns when the backend has started it, not
         when it is ready. A failure leaves nothing behind, or says so (metadata leftovers = "true"). Safe to repeat: the
         same id, manifest and config is action NONE and restarts nothing. The work goes on when the caller's deadline ends.
-        INVALID_ARGUMENT MANIFEST_INVALID or UNKNOWN_OPTION: nothing was touched.
+        INVALID_ARGUMENT MANIFEST_INVALID, or the reason that all its violations share (UNKNOWN_FIELD, …;
+        google.rpc.BadRequest has field path, line and column), FORMAT_MISMATCH, UNKNOWN_OPTION: nothing was touched.
         ALREADY_EXISTS WORKLOAD_EXISTS: the id has other content and allow_replace is not set.
-        ABORTED ETAG_MISMATCH: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
+        ABORTED STALE_ETAG: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
         way.
         FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD (each with its line): another engine may take it;
         ENGINE_DRAINING: no new workloads here; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full
-        reference that was tried).
+        reference that was tried); START_FAILED: the image does not have the command.
         RESOURCE_EXHAUSTED: no room on the backend, or DISK_FULL.
         UNAVAILABLE BACKEND_UNREACHABLE. DEADLINE_EXCEEDED BACKEND_TIMEOUT: the outcome is not known; repeat or remove.
         INTERNAL BACKEND_ERROR: the backend's own words.
@@ -283,8 +289,9 @@ class EngineServiceServicer(object):
         """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
         confirmed that nothing of it is left. Safe to repeat: nothing more is removed; without allow_missing the repeat of
         a removal that succeeded is NOT_FOUND.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
-        DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED STALE_ETAG, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
+        DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run; metadata removal = "accepted" says that the engine goes on by
+        itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,7 +300,7 @@ class EngineServiceServicer(object):
     def StreamWorkloadLogs(self, request, context):
         """StreamWorkloadLogs streams lines in each component's order (capability LOGS; follow needs LOGS_FOLLOW), and ends
         with LogEnd. Safe to repeat; a resume cursor avoids reading lines twice.
-        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED without wait_start.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_PENDING without wait_start.
         INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -329,7 +336,7 @@ class EngineServiceServicer(object):
     def GetWorkloadManifest(self, request, context):
         """GetWorkloadManifest returns the manifest exactly as it was deployed, byte for byte, also while the backend is down.
         Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -337,7 +344,7 @@ class EngineServiceServicer(object):
 
     def GetWorkloadConfig(self, request, context):
         """GetWorkloadConfig returns the deployment config as it was deployed, also while the backend is down. Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -453,15 +460,17 @@ class EngineService(object):
     """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
 
     An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
-    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_NOT_NAMED means that the metadata is
     missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
     callers of a port with a token send `authorization: Bearer <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
-    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
-    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE
+    (NODE_ID_UNKNOWN: the engine has just started and does not know its node yet; ENGINE_STOPPING), UNIMPLEMENTED
+    UNSUPPORTED_VERB (this engine does not have the verb and claims no capability for it), DATA_LOSS RECORD_UNREADABLE
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not.
 
     An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
     a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,

@@ -16,15 +16,17 @@ class EngineServiceStub:
     """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
 
     An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
-    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_NOT_NAMED means that the metadata is
     missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
     callers of a port with a token send `authorization: Bearer <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
-    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
-    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE
+    (NODE_ID_UNKNOWN: the engine has just started and does not know its node yet; ENGINE_STOPPING), UNIMPLEMENTED
+    UNSUPPORTED_VERB (this engine does not have the verb and claims no capability for it), DATA_LOSS RECORD_UNREADABLE
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not.
 
     An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
     a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
@@ -43,25 +45,27 @@ class EngineServiceStub:
     ABORTED SLOW_CONSUMER: the caller reads too slowly.
     """
     ValidateManifest: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.ValidateManifestRequest, _engine_service_pb2.ValidateManifestResponse]
-    """ValidateManifest reports every field and kind that this engine cannot honour, with its line. The backend is not
-    asked, and a manifest that is merely unsupported is an answer with valid = false. Safe to repeat.
-    INVALID_ARGUMENT MANIFEST_INVALID: the text itself is wrong (field path and line in google.rpc.BadRequest).
+    """ValidateManifest reports all that is wrong with a manifest, and every field and kind that this engine cannot
+    honour, with its line. The backend is not asked; a manifest that would be refused is an answer with valid = false.
+    Safe to repeat.
+    INVALID_ARGUMENT MANIFEST_REQUIRED.
     """
     PlanWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PlanWorkloadRequest, _engine_service_pb2.PlanWorkloadResponse]
     """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
-    INVALID_ARGUMENT MANIFEST_INVALID. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
+    INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
     """
     DeployWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.DeployWorkloadRequest, _engine_service_pb2.DeployWorkloadResponse]
     """DeployWorkload creates the workload, or replaces it when asked to, and returns when the backend has started it, not
     when it is ready. A failure leaves nothing behind, or says so (metadata leftovers = "true"). Safe to repeat: the
     same id, manifest and config is action NONE and restarts nothing. The work goes on when the caller's deadline ends.
-    INVALID_ARGUMENT MANIFEST_INVALID or UNKNOWN_OPTION: nothing was touched.
+    INVALID_ARGUMENT MANIFEST_INVALID, or the reason that all its violations share (UNKNOWN_FIELD, …;
+    google.rpc.BadRequest has field path, line and column), FORMAT_MISMATCH, UNKNOWN_OPTION: nothing was touched.
     ALREADY_EXISTS WORKLOAD_EXISTS: the id has other content and allow_replace is not set.
-    ABORTED ETAG_MISMATCH: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
+    ABORTED STALE_ETAG: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
     way.
     FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD (each with its line): another engine may take it;
     ENGINE_DRAINING: no new workloads here; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full
-    reference that was tried).
+    reference that was tried); START_FAILED: the image does not have the command.
     RESOURCE_EXHAUSTED: no room on the backend, or DISK_FULL.
     UNAVAILABLE BACKEND_UNREACHABLE. DEADLINE_EXCEEDED BACKEND_TIMEOUT: the outcome is not known; repeat or remove.
     INTERNAL BACKEND_ERROR: the backend's own words.
@@ -100,13 +104,14 @@ class EngineServiceStub:
     """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
     confirmed that nothing of it is left. Safe to repeat: nothing more is removed; without allow_missing the repeat of
     a removal that succeeded is NOT_FOUND.
-    NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
-    DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run.
+    NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED STALE_ETAG, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
+    DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run; metadata removal = "accepted" says that the engine goes on by
+    itself.
     """
     StreamWorkloadLogs: _aio.UnaryStreamMultiCallable[_engine_service_pb2.StreamWorkloadLogsRequest, _engine_service_pb2.StreamWorkloadLogsResponse]
     """StreamWorkloadLogs streams lines in each component's order (capability LOGS; follow needs LOGS_FOLLOW), and ends
     with LogEnd. Safe to repeat; a resume cursor avoids reading lines twice.
-    NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED without wait_start.
+    NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_PENDING without wait_start.
     INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
     """
     GetWorkloadStats: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetWorkloadStatsRequest, _engine_service_pb2.GetWorkloadStatsResponse]
@@ -126,26 +131,28 @@ class EngineServiceStub:
     GetWorkloadManifest: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetWorkloadManifestRequest, _engine_service_pb2.GetWorkloadManifestResponse]
     """GetWorkloadManifest returns the manifest exactly as it was deployed, byte for byte, also while the backend is down.
     Safe to repeat.
-    NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+    NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
     """
     GetWorkloadConfig: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetWorkloadConfigRequest, _engine_service_pb2.GetWorkloadConfigResponse]
     """GetWorkloadConfig returns the deployment config as it was deployed, also while the backend is down. Safe to repeat.
-    NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+    NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
     """
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """EngineService is the contract that every runtime engine implements; one servicer implements it for all of them.
 
     An engine listens on a Unix socket of mode 0600. On a node's public port the service is relayed to the engine named
-    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_REQUIRED means that the metadata is
+    in call metadata `beemesh-engine: <id or alias>`; there INVALID_ARGUMENT ENGINE_NOT_NAMED means that the metadata is
     missing, NOT_FOUND ENGINE_NOT_FOUND that no such engine is registered, UNAVAILABLE that it cannot be reached. TCP
     callers of a port with a token send `authorization: Bearer <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED (this engine does not have
-    the verb; it then claims no capability for it) and INTERNAL. Methods whose idempotency_level is set are safe to
-    repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE
+    (NODE_ID_UNKNOWN: the engine has just started and does not know its node yet; ENGINE_STOPPING), UNIMPLEMENTED
+    UNSUPPORTED_VERB (this engine does not have the verb and claims no capability for it), DATA_LOSS RECORD_UNREADABLE
+    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
+    UNAVAILABLE; all others are not.
 
     An engine lists and touches only what its own node made. It answers NOT_FOUND only when the backend itself said that
     a workload is not there; a backend that cannot be asked is UNAVAILABLE BACKEND_UNREACHABLE with google.rpc.RetryInfo,
@@ -186,9 +193,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.ValidateManifestRequest,
         context: _aio.ServicerContext[_engine_service_pb2.ValidateManifestRequest, _abc.Awaitable[_engine_service_pb2.ValidateManifestResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.ValidateManifestResponse]:
-        """ValidateManifest reports every field and kind that this engine cannot honour, with its line. The backend is not
-        asked, and a manifest that is merely unsupported is an answer with valid = false. Safe to repeat.
-        INVALID_ARGUMENT MANIFEST_INVALID: the text itself is wrong (field path and line in google.rpc.BadRequest).
+        """ValidateManifest reports all that is wrong with a manifest, and every field and kind that this engine cannot
+        honour, with its line. The backend is not asked; a manifest that would be refused is an answer with valid = false.
+        Safe to repeat.
+        INVALID_ARGUMENT MANIFEST_REQUIRED.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +206,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_engine_service_pb2.PlanWorkloadRequest, _abc.Awaitable[_engine_service_pb2.PlanWorkloadResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.PlanWorkloadResponse]:
         """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
-        INVALID_ARGUMENT MANIFEST_INVALID. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
+        INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
 
     @_abc_1.abstractmethod
@@ -210,13 +218,14 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeployWorkload creates the workload, or replaces it when asked to, and returns when the backend has started it, not
         when it is ready. A failure leaves nothing behind, or says so (metadata leftovers = "true"). Safe to repeat: the
         same id, manifest and config is action NONE and restarts nothing. The work goes on when the caller's deadline ends.
-        INVALID_ARGUMENT MANIFEST_INVALID or UNKNOWN_OPTION: nothing was touched.
+        INVALID_ARGUMENT MANIFEST_INVALID, or the reason that all its violations share (UNKNOWN_FIELD, …;
+        google.rpc.BadRequest has field path, line and column), FORMAT_MISMATCH, UNKNOWN_OPTION: nothing was touched.
         ALREADY_EXISTS WORKLOAD_EXISTS: the id has other content and allow_replace is not set.
-        ABORTED ETAG_MISMATCH: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
+        ABORTED STALE_ETAG: the workload changed since it was read; OPERATION_IN_PROGRESS: another change of it is under
         way.
         FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD (each with its line): another engine may take it;
         ENGINE_DRAINING: no new workloads here; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full
-        reference that was tried).
+        reference that was tried); START_FAILED: the image does not have the command.
         RESOURCE_EXHAUSTED: no room on the backend, or DISK_FULL.
         UNAVAILABLE BACKEND_UNREACHABLE. DEADLINE_EXCEEDED BACKEND_TIMEOUT: the outcome is not known; repeat or remove.
         INTERNAL BACKEND_ERROR: the backend's own words.
@@ -297,8 +306,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
         confirmed that nothing of it is left. Safe to repeat: nothing more is removed; without allow_missing the repeat of
         a removal that succeeded is NOT_FOUND.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
-        DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run.
+        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED STALE_ETAG, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
+        DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run; metadata removal = "accepted" says that the engine goes on by
+        itself.
         """
 
     @_abc_1.abstractmethod
@@ -309,7 +319,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_engine_service_pb2.StreamWorkloadLogsResponse]:
         """StreamWorkloadLogs streams lines in each component's order (capability LOGS; follow needs LOGS_FOLLOW), and ends
         with LogEnd. Safe to repeat; a resume cursor avoids reading lines twice.
-        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED without wait_start.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_PENDING without wait_start.
         INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
         """
 
@@ -353,7 +363,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_engine_service_pb2.GetWorkloadManifestResponse]:
         """GetWorkloadManifest returns the manifest exactly as it was deployed, byte for byte, also while the backend is down.
         Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
         """
 
     @_abc_1.abstractmethod
@@ -363,7 +373,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_engine_service_pb2.GetWorkloadConfigRequest, _abc.Awaitable[_engine_service_pb2.GetWorkloadConfigResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.GetWorkloadConfigResponse]:
         """GetWorkloadConfig returns the deployment config as it was deployed, also while the backend is down. Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND: this engine has no record of it.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: it runs, and how it was deployed is not recorded here.
         """
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _aio.Server) -> None: ...

@@ -39,14 +39,14 @@ class MockFault(_message.Message):
     grpc_code: _builtins.int
     """canonical code to return; 0: none, only the delay"""
     reason: _builtins.str
-    """of google.rpc.ErrorInfo"""
+    """of google.rpc.ErrorInfo; empty: SCRIPTED_FAULT"""
     remaining: _builtins.int
     """how many calls it applies to; 0: all from now on"""
     apply_then_fail: _builtins.bool
     """do the work, then return the error"""
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """before anything happens"""
+        """before the work; with apply_then_fail between the work and the error"""
 
     def __init__(
         self,
@@ -197,14 +197,14 @@ class SetMockWorkloadRequest(_message.Message):
     LOG_LINES_FIELD_NUMBER: _builtins.int
     workload_id: _builtins.str
     state: _workload_pb2.WorkloadState.ValueType
-    """UNSPECIFIED: as it is"""
+    """of all main components; UNSPECIFIED: as it is; REMOVED: it is gone behind our back"""
     @_builtins.property
     def exit_status(self) -> _workload_pb2.ExitStatus:
         """unset: as it is"""
 
     @_builtins.property
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """replaces the workload's output; empty: as it is"""
+        """written by the first main component"""
 
     def __init__(
         self,

@@ -67,14 +67,15 @@ class MockEngineServiceServicer(object):
 
     def SetMockBehavior(self, request, context):
         """SetMockBehavior replaces the scripted health and faults. Safe to repeat: counts start anew.
-        INVALID_ARGUMENT: a fault names no method, or no canonical code.
+        INVALID_ARGUMENT BAD_FIELD: no method of EngineService, no canonical code, or a negative count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMockCalls(self, request, context):
-        """ListMockCalls returns every call the mock received, in order, refused ones included. Safe to repeat.
+        """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
+        10,000 are kept. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -82,7 +83,8 @@ class MockEngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetMockWorkload(self, request, context):
-        """SetMockWorkload sets a deployed workload's state, exit and log lines. Safe to repeat.
+        """SetMockWorkload sets a deployed workload's state and exit, and appends log lines. Not safe to repeat: the lines
+        would be there twice.
         NOT_FOUND WORKLOAD_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -21,14 +21,16 @@ class MockEngineServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetMockBehavior: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.SetMockBehaviorRequest, _mock_engine_service_pb2.SetMockBehaviorResponse]
     """SetMockBehavior replaces the scripted health and faults. Safe to repeat: counts start anew.
-    INVALID_ARGUMENT: a fault names no method, or no canonical code.
+    INVALID_ARGUMENT BAD_FIELD: no method of EngineService, no canonical code, or a negative count.
     """
     ListMockCalls: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.ListMockCallsRequest, _mock_engine_service_pb2.ListMockCallsResponse]
-    """ListMockCalls returns every call the mock received, in order, refused ones included. Safe to repeat.
+    """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
+    10,000 are kept. Safe to repeat.
     INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
     """
     SetMockWorkload: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.SetMockWorkloadRequest, _mock_engine_service_pb2.SetMockWorkloadResponse]
-    """SetMockWorkload sets a deployed workload's state, exit and log lines. Safe to repeat.
+    """SetMockWorkload sets a deployed workload's state and exit, and appends log lines. Not safe to repeat: the lines
+    would be there twice.
     NOT_FOUND WORKLOAD_NOT_FOUND.
     """
     ResetMock: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.ResetMockRequest, _mock_engine_service_pb2.ResetMockResponse]
@@ -47,7 +49,7 @@ class MockEngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_mock_engine_service_pb2.SetMockBehaviorRequest, _abc.Awaitable[_mock_engine_service_pb2.SetMockBehaviorResponse]],
     ) -> _abc.Awaitable[_mock_engine_service_pb2.SetMockBehaviorResponse]:
         """SetMockBehavior replaces the scripted health and faults. Safe to repeat: counts start anew.
-        INVALID_ARGUMENT: a fault names no method, or no canonical code.
+        INVALID_ARGUMENT BAD_FIELD: no method of EngineService, no canonical code, or a negative count.
         """
 
     @_abc_1.abstractmethod
@@ -56,7 +58,8 @@ class MockEngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mock_engine_service_pb2.ListMockCallsRequest,
         context: _aio.ServicerContext[_mock_engine_service_pb2.ListMockCallsRequest, _abc.Awaitable[_mock_engine_service_pb2.ListMockCallsResponse]],
     ) -> _abc.Awaitable[_mock_engine_service_pb2.ListMockCallsResponse]:
-        """ListMockCalls returns every call the mock received, in order, refused ones included. Safe to repeat.
+        """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
+        10,000 are kept. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
 
@@ -66,7 +69,8 @@ class MockEngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mock_engine_service_pb2.SetMockWorkloadRequest,
         context: _aio.ServicerContext[_mock_engine_service_pb2.SetMockWorkloadRequest, _abc.Awaitable[_mock_engine_service_pb2.SetMockWorkloadResponse]],
     ) -> _abc.Awaitable[_mock_engine_service_pb2.SetMockWorkloadResponse]:
-        """SetMockWorkload sets a deployed workload's state, exit and log lines. Safe to repeat.
+        """SetMockWorkload sets a deployed workload's state and exit, and appends log lines. Not safe to repeat: the lines
+        would be there twice.
         NOT_FOUND WORKLOAD_NOT_FOUND.
         """
 

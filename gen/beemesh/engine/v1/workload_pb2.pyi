@@ -411,9 +411,9 @@ class Workload(_message.Message):
     manifest_digest: _builtins.str
     """canonical digest, config included, of what was asked for"""
     runtime_digest: _builtins.str
-    """the same, read back from what runs; another value is drift"""
+    """the same, read back from what runs; another value (16 hex digits) is drift"""
     generation: _builtins.int
-    """counts deploys that changed something, from 1"""
+    """counts the contents it had, from 1; 0: not recorded here"""
     reconciling: _builtins.bool
     """a change is under way"""
     etag: _builtins.str
@@ -428,7 +428,7 @@ class Workload(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortMapping]: ...
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """labels of DeploymentConfig"""
+        """the labels of its backend objects"""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...

@@ -392,7 +392,7 @@ class Deployment(_message.Message):
     etag: _builtins.str
     """pass it back to change exactly what was read"""
     owner: _builtins.str
-    """identity that applied it; only the owner or an admin changes it"""
+    """identity that applied it; empty while the token is the only one there is"""
     format: _types_pb2.ManifestFormat.ValueType
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instance]:
@@ -473,7 +473,7 @@ class Instance(_message.Message):
     engine_id: _builtins.str
     workload_id: _builtins.str
     replicas: _builtins.int
-    """wanted"""
+    """that are there"""
     @_builtins.property
     def workload(self) -> _workload_pb2.Workload:
         """as last seen"""
@@ -532,8 +532,8 @@ class ApplyManifestRequest(_message.Message):
     def config(self) -> _workload_pb2.DeploymentConfig: ...
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Unset: until ACTIVE, SUCCEEDED, failure or the caller's deadline. "0s": return once accepted. A failure is an RPC
-        error that carries the deployment.
+        """Unset: until ACTIVE, SUCCEEDED, failure or the caller's deadline, at most an hour. "0s": return once accepted. A
+        failure is an RPC error.
         """
 
     def __init__(
@@ -765,7 +765,7 @@ class ListDeploymentsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before"""
     filter: _builtins.str
-    """field=value joined by AND; fields: see BAD_FILTER's message"""
+    """field=value joined by AND; fields: state, engine, deployment_id"""
     show_deleted: _builtins.bool
     """also those whose record is still kept"""
     def __init__(
@@ -941,7 +941,7 @@ class DeleteDeploymentRequest(_message.Message):
     """PVC and named volumes are kept unless set"""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """unset: until gone; "0s": return once accepted"""
+        """unset: until gone, at most an hour; "0s": return once accepted"""
 
     def __init__(
         self,

@@ -34,12 +34,13 @@ class OrchestratorServiceStub(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
-    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
-    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
+    UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
+    clients retry the unary ones on UNAVAILABLE; all others are not.
 
-    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
+    operation names the deployment, its state and its generation in its metadata.
     """
 
     def __init__(self, channel):
@@ -184,26 +185,32 @@ class OrchestratorServiceServicer(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
-    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
-    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
+    UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
+    clients retry the unary ones on UNAVAILABLE; all others are not.
 
-    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
+    operation names the deployment, its state and its generation in its metadata.
     """
 
     def ApplyManifest(self, request, context):
         """ApplyManifest makes the deployment match the manifest: it records the intent, selects an engine, deploys,
-        announces. Once accepted it goes on when the caller's deadline ends or the caller goes away. Safe to repeat: the
-        same id, manifest and config is action NONE and restarts nothing; of two different ones at once, one wins.
-        INVALID_ARGUMENT MANIFEST_INVALID (google.rpc.BadRequest has field path, line and column), MANIFEST_TOO_LARGE,
-        BAD_DEPLOYMENT_ID, DEPLOYMENT_ID_REQUIRED (the manifest has no name): nothing was recorded.
-        ABORTED ETAG_MISMATCH: it changed since it was read; OPERATION_IN_PROGRESS: another change of it is under way.
+        announces. Once accepted it goes on when the caller's deadline ends or the caller goes away; shortly before that
+        deadline it answers with the deployment as it stands. Safe to repeat: the same id, manifest and config is action
+        NONE and restarts nothing; of two different ones at once, one wins.
+        INVALID_ARGUMENT MANIFEST_INVALID, or the reason that all its violations share (MANIFEST_TOO_LARGE, UNKNOWN_FIELD,
+        …; google.rpc.BadRequest has field path, line and column), BAD_DEPLOYMENT_ID, DEPLOYMENT_ID_REQUIRED (the manifest
+        has no name), BAD_FALLBACK_POLICY, REQUEST_ID_REUSED: nothing was recorded.
+        NOT_FOUND ENGINE_NOT_FOUND: engine_id names none.
+        ABORTED STALE_ETAG: it changed since it was read; OPERATION_IN_PROGRESS: another change of it is under way.
         FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD, ENGINE_DRAINING: no engine that the fallback policy allows
-        can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried).
+        can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried);
+        WORKLOAD_FAILED: it was started and failed.
         RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free) or DISK_FULL.
-        UNAVAILABLE NO_ENGINE_AVAILABLE, BACKEND_UNREACHABLE, with google.rpc.RetryInfo.
-        DEADLINE_EXCEEDED: still at it, see GetDeployment or WaitDeployment. UNKNOWN: it is not known whether it runs.
+        UNAVAILABLE NO_ENGINE_AVAILABLE; BACKEND_UNREACHABLE; ENGINE_UNREACHABLE: the engine that holds it cannot confirm
+        that it is gone there, so it stays. With google.rpc.RetryInfo.
+        UNKNOWN and DEADLINE_EXCEEDED BACKEND_TIMEOUT: it is not known whether it runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,7 +227,7 @@ class OrchestratorServiceServicer(object):
     def SelectEngine(self, request, context):
         """SelectEngine explains which engine would be used and why: every candidate has a verdict and a reason. That none can
         be used is an answer without a selected engine. Safe to repeat.
-        INVALID_ARGUMENT MANIFEST_INVALID. NOT_FOUND ENGINE_NOT_FOUND: engine_id names none.
+        INVALID_ARGUMENT as ApplyManifest. NOT_FOUND ENGINE_NOT_FOUND: engine_id names none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,10 +269,11 @@ class OrchestratorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """DeleteDeployment withdraws the provider and removes the workload. Once accepted it goes on by itself until it is
-        done. Safe to repeat; without allow_missing the repeat of a deletion that is done is NOT_FOUND.
-        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED ETAG_MISMATCH, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE: it
-        is DELETING and heals when the backend answers. DEADLINE_EXCEEDED: still at it.
+        """DeleteDeployment withdraws the provider and removes the workload; an apply that is under way gives way. Once
+        accepted it goes on by itself until it is done, and shortly before the caller's deadline it answers with the
+        deployment as it stands. Safe to repeat; without allow_missing the repeat of a deletion that is done is NOT_FOUND.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND. ABORTED STALE_ETAG. UNAVAILABLE BACKEND_UNREACHABLE, ENGINE_UNREACHABLE: it stays
+        in state DELETING, and is done when the backend answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,8 +341,8 @@ class OrchestratorServiceServicer(object):
     def StreamDeploymentLogs(self, request, context):
         """StreamDeploymentLogs relays logs from whichever engine runs it. Safe to repeat; a resume cursor avoids reading
         lines twice.
-        NOT_FOUND DEPLOYMENT_NOT_FOUND, WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_STARTED.
-        INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE.
+        NOT_FOUND DEPLOYMENT_NOT_FOUND, WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION NOT_DEPLOYED: no
+        engine has it yet. INVALID_ARGUMENT BAD_CURSOR. UNAVAILABLE BACKEND_UNREACHABLE, ENGINE_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -561,12 +569,13 @@ class OrchestratorService(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), PERMISSION_DENIED NOT_OWNER (another identity applied it), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a
-    message over 16 MiB), UNIMPLEMENTED (not in this release) and INTERNAL. Methods whose idempotency_level is set are
-    safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
+    UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
+    clients retry the unary ones on UNAVAILABLE; all others are not.
 
-    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too.
+    A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
+    operation names the deployment, its state and its generation in its metadata.
     """
 
     @staticmethod

@@ -410,14 +410,14 @@ class DiscoverProvidersRequest(_message.Message):
     LOCAL_ONLY_FIELD_NUMBER: _builtins.int
     manifest_id: _builtins.str
     max_results: _builtins.int
-    """0: as many as are found, within the service's limit"""
+    """0: up to 1000, the most there can be"""
     local_only: _builtins.bool
     """do not ask the DHT"""
     @_builtins.property
     def selector(self) -> Global___ProviderSelector: ...
     @_builtins.property
     def discovery_timeout(self) -> _duration_pb2.Duration:
-        """then answer with what is there; unset: the service's default"""
+        """then answer with what is there; at most 5 min"""
 
     def __init__(
         self,
@@ -474,7 +474,7 @@ class GetProviderRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """manifests/{manifest}/providers/{node}"""
+    """manifests/{manifest}/providers/{node}; a bare manifest id: this node's"""
     def __init__(
         self,
         *,
@@ -768,12 +768,12 @@ class DiscoverNodesRequest(_message.Message):
     MAX_RESULTS_FIELD_NUMBER: _builtins.int
     DISCOVERY_TIMEOUT_FIELD_NUMBER: _builtins.int
     max_results: _builtins.int
-    """0: as many as are found, within the service's limit"""
+    """0: up to 1000, the most there can be"""
     @_builtins.property
     def selector(self) -> Global___ProviderSelector: ...
     @_builtins.property
     def discovery_timeout(self) -> _duration_pb2.Duration:
-        """then answer with what is there; unset: the service's default"""
+        """then answer with what is there; at most 5 min"""
 
     def __init__(
         self,

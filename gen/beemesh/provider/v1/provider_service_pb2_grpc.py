@@ -32,10 +32,11 @@ class ProviderServiceStub(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
-    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    provider service cannot be reached), UNIMPLEMENTED UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose
+    idempotency_level is set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    What is found is a hint: confirm with the node before relying on it.
     """
 
     def __init__(self, channel):
@@ -113,10 +114,11 @@ class ProviderServiceServicer(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
-    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    provider service cannot be reached), UNIMPLEMENTED UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose
+    idempotency_level is set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    What is found is a hint: confirm with the node before relying on it.
     """
 
     def GetNodeIdentity(self, request, context):
@@ -127,17 +129,20 @@ class ProviderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AnnounceProvider(self, request, context):
-        """AnnounceProvider says that this node runs a manifest, or renews that; the record is republished until StopProviding
-        and kept over a restart. Alone it is kept and published on joining. Safe to repeat.
-        INVALID_ARGUMENT: the manifest id, a metadata key or the TTL is not one. RESOURCE_EXHAUSTED RECORD_TOO_LARGE (over
-        700 bytes) or STORE_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more than 60 s away.
+        """AnnounceProvider says that this node runs a manifest, or renews that. It is durable when answered, republished
+        until StopProviding, and kept over a restart; while the node is alone it is kept, and published on joining. Safe to
+        repeat.
+        INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_METADATA, BAD_DURATION (the TTL), RECORD_TOO_LARGE (over 700 bytes).
+        RESOURCE_EXHAUSTED STORE_FULL, JOURNAL_BUSY, DISK_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more
+        than 60 s away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopProviding(self, request, context):
-        """StopProviding withdraws this node's announcement. Safe to repeat; without allow_missing the repeat is NOT_FOUND.
+        """StopProviding withdraws this node's announcement and applied-manifest record. Safe to repeat; without allow_missing
+        the repeat is NOT_FOUND.
         NOT_FOUND PROVIDER_NOT_FOUND: this node does not announce that manifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,7 +152,7 @@ class ProviderServiceServicer(object):
     def DiscoverProviders(self, request, context):
         """DiscoverProviders finds live providers of a manifest: those that fit first, then the freest, then the freshest.
         None is an empty answer. Safe to repeat.
-        INVALID_ARGUMENT: the manifest id, max_results or discovery_timeout is not one.
+        INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +183,8 @@ class ProviderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AnnounceNode(self, request, context):
-        """AnnounceNode publishes what this node can run and where it is reached. Safe to repeat.
+        """AnnounceNode publishes what this node can run and where it is reached. It is a lease: it ends unless it is renewed.
+        Safe to repeat.
         PERMISSION_DENIED NODE_ID_MISMATCH: the record is of another node. Else as AnnounceProvider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -187,23 +193,25 @@ class ProviderServiceServicer(object):
 
     def DiscoverNodes(self, request, context):
         """DiscoverNodes finds live nodes by engine, capability and free resources. None is an empty answer. Safe to repeat.
-        INVALID_ARGUMENT: max_results or discovery_timeout is not one.
+        INVALID_ARGUMENT BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StoreAppliedManifest(self, request, context):
-        """StoreAppliedManifest writes the applied-manifest record that older clients read. Safe to repeat.
-        As AnnounceProvider.
+        """StoreAppliedManifest writes the applied-manifest record that older clients read; it is kept and republished until
+        StopProviding. Safe to repeat.
+        FAILED_PRECONDITION CONTENT_NOT_PUBLISHED: the node's policy publishes no content. PERMISSION_DENIED
+        NODE_ID_MISMATCH. Else as AnnounceProvider.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAppliedManifest(self, request, context):
-        """GetAppliedManifest reads it, signature and digest verified. Safe to repeat.
-        NOT_FOUND APPLIED_MANIFEST_NOT_FOUND. DATA_LOSS BAD_SIGNATURE: what was found is not what its owner signed.
+        """GetAppliedManifest reads the newest one; nothing is held whose signature did not verify. Safe to repeat.
+        NOT_FOUND APPLIED_MANIFEST_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,10 +302,11 @@ class ProviderService(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
-    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    provider service cannot be reached), UNIMPLEMENTED UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose
+    idempotency_level is set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    What is found is a hint: confirm with the node before relying on it.
     """
 
     @staticmethod

@@ -19,29 +19,33 @@ class ProviderServiceStub:
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
-    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    provider service cannot be reached), UNIMPLEMENTED UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose
+    idempotency_level is set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    What is found is a hint: confirm with the node before relying on it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetNodeIdentity: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetNodeIdentityRequest, _provider_service_pb2.GetNodeIdentityResponse]
     """GetNodeIdentity returns this node's id and public key; the provider alone keeps the private one. Safe to repeat."""
     AnnounceProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.AnnounceProviderRequest, _provider_service_pb2.AnnounceProviderResponse]
-    """AnnounceProvider says that this node runs a manifest, or renews that; the record is republished until StopProviding
-    and kept over a restart. Alone it is kept and published on joining. Safe to repeat.
-    INVALID_ARGUMENT: the manifest id, a metadata key or the TTL is not one. RESOURCE_EXHAUSTED RECORD_TOO_LARGE (over
-    700 bytes) or STORE_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more than 60 s away.
+    """AnnounceProvider says that this node runs a manifest, or renews that. It is durable when answered, republished
+    until StopProviding, and kept over a restart; while the node is alone it is kept, and published on joining. Safe to
+    repeat.
+    INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_METADATA, BAD_DURATION (the TTL), RECORD_TOO_LARGE (over 700 bytes).
+    RESOURCE_EXHAUSTED STORE_FULL, JOURNAL_BUSY, DISK_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more
+    than 60 s away.
     """
     StopProviding: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.StopProvidingRequest, _provider_service_pb2.StopProvidingResponse]
-    """StopProviding withdraws this node's announcement. Safe to repeat; without allow_missing the repeat is NOT_FOUND.
+    """StopProviding withdraws this node's announcement and applied-manifest record. Safe to repeat; without allow_missing
+    the repeat is NOT_FOUND.
     NOT_FOUND PROVIDER_NOT_FOUND: this node does not announce that manifest.
     """
     DiscoverProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.DiscoverProvidersRequest, _provider_service_pb2.DiscoverProvidersResponse]
     """DiscoverProviders finds live providers of a manifest: those that fit first, then the freest, then the freshest.
     None is an empty answer. Safe to repeat.
-    INVALID_ARGUMENT: the manifest id, max_results or discovery_timeout is not one.
+    INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
     """
     GetProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetProviderRequest, _provider_service_pb2.GetProviderResponse]
     """GetProvider returns one announcement that is known here. Safe to repeat.
@@ -56,20 +60,23 @@ class ProviderServiceStub:
     INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
     """
     AnnounceNode: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.AnnounceNodeRequest, _provider_service_pb2.AnnounceNodeResponse]
-    """AnnounceNode publishes what this node can run and where it is reached. Safe to repeat.
+    """AnnounceNode publishes what this node can run and where it is reached. It is a lease: it ends unless it is renewed.
+    Safe to repeat.
     PERMISSION_DENIED NODE_ID_MISMATCH: the record is of another node. Else as AnnounceProvider.
     """
     DiscoverNodes: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.DiscoverNodesRequest, _provider_service_pb2.DiscoverNodesResponse]
     """DiscoverNodes finds live nodes by engine, capability and free resources. None is an empty answer. Safe to repeat.
-    INVALID_ARGUMENT: max_results or discovery_timeout is not one.
+    INVALID_ARGUMENT BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
     """
     StoreAppliedManifest: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.StoreAppliedManifestRequest, _provider_service_pb2.StoreAppliedManifestResponse]
-    """StoreAppliedManifest writes the applied-manifest record that older clients read. Safe to repeat.
-    As AnnounceProvider.
+    """StoreAppliedManifest writes the applied-manifest record that older clients read; it is kept and republished until
+    StopProviding. Safe to repeat.
+    FAILED_PRECONDITION CONTENT_NOT_PUBLISHED: the node's policy publishes no content. PERMISSION_DENIED
+    NODE_ID_MISMATCH. Else as AnnounceProvider.
     """
     GetAppliedManifest: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetAppliedManifestRequest, _provider_service_pb2.GetAppliedManifestResponse]
-    """GetAppliedManifest reads it, signature and digest verified. Safe to repeat.
-    NOT_FOUND APPLIED_MANIFEST_NOT_FOUND. DATA_LOSS BAD_SIGNATURE: what was found is not what its owner signed.
+    """GetAppliedManifest reads the newest one; nothing is held whose signature did not verify. Safe to repeat.
+    NOT_FOUND APPLIED_MANIFEST_NOT_FOUND.
     """
     GetDhtStatus: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetDhtStatusRequest, _provider_service_pb2.GetDhtStatusResponse]
     """GetDhtStatus shows identity, peers, stored records and traffic. Safe to repeat."""
@@ -81,10 +88,11 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the provider service cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this
-    release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. What is found is a hint: confirm with the node before relying on it.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    provider service cannot be reached), UNIMPLEMENTED UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose
+    idempotency_level is set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not.
+    What is found is a hint: confirm with the node before relying on it.
     """
 
     @_abc_1.abstractmethod
@@ -101,10 +109,12 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.AnnounceProviderRequest,
         context: _aio.ServicerContext[_provider_service_pb2.AnnounceProviderRequest, _abc.Awaitable[_provider_service_pb2.AnnounceProviderResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.AnnounceProviderResponse]:
-        """AnnounceProvider says that this node runs a manifest, or renews that; the record is republished until StopProviding
-        and kept over a restart. Alone it is kept and published on joining. Safe to repeat.
-        INVALID_ARGUMENT: the manifest id, a metadata key or the TTL is not one. RESOURCE_EXHAUSTED RECORD_TOO_LARGE (over
-        700 bytes) or STORE_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more than 60 s away.
+        """AnnounceProvider says that this node runs a manifest, or renews that. It is durable when answered, republished
+        until StopProviding, and kept over a restart; while the node is alone it is kept, and published on joining. Safe to
+        repeat.
+        INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_METADATA, BAD_DURATION (the TTL), RECORD_TOO_LARGE (over 700 bytes).
+        RESOURCE_EXHAUSTED STORE_FULL, JOURNAL_BUSY, DISK_FULL. FAILED_PRECONDITION CLOCK_SKEW: the peers' clocks are more
+        than 60 s away.
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +123,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.StopProvidingRequest,
         context: _aio.ServicerContext[_provider_service_pb2.StopProvidingRequest, _abc.Awaitable[_provider_service_pb2.StopProvidingResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.StopProvidingResponse]:
-        """StopProviding withdraws this node's announcement. Safe to repeat; without allow_missing the repeat is NOT_FOUND.
+        """StopProviding withdraws this node's announcement and applied-manifest record. Safe to repeat; without allow_missing
+        the repeat is NOT_FOUND.
         NOT_FOUND PROVIDER_NOT_FOUND: this node does not announce that manifest.
         """
 
@@ -125,7 +136,7 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_provider_service_pb2.DiscoverProvidersResponse]:
         """DiscoverProviders finds live providers of a manifest: those that fit first, then the freest, then the freshest.
         None is an empty answer. Safe to repeat.
-        INVALID_ARGUMENT: the manifest id, max_results or discovery_timeout is not one.
+        INVALID_ARGUMENT BAD_MANIFEST_ID, BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
         """
 
     @_abc_1.abstractmethod
@@ -164,7 +175,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.AnnounceNodeRequest,
         context: _aio.ServicerContext[_provider_service_pb2.AnnounceNodeRequest, _abc.Awaitable[_provider_service_pb2.AnnounceNodeResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.AnnounceNodeResponse]:
-        """AnnounceNode publishes what this node can run and where it is reached. Safe to repeat.
+        """AnnounceNode publishes what this node can run and where it is reached. It is a lease: it ends unless it is renewed.
+        Safe to repeat.
         PERMISSION_DENIED NODE_ID_MISMATCH: the record is of another node. Else as AnnounceProvider.
         """
 
@@ -175,7 +187,7 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_provider_service_pb2.DiscoverNodesRequest, _abc.Awaitable[_provider_service_pb2.DiscoverNodesResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.DiscoverNodesResponse]:
         """DiscoverNodes finds live nodes by engine, capability and free resources. None is an empty answer. Safe to repeat.
-        INVALID_ARGUMENT: max_results or discovery_timeout is not one.
+        INVALID_ARGUMENT BAD_MAX_RESULTS, BAD_DURATION, or a selector that is none.
         """
 
     @_abc_1.abstractmethod
@@ -184,8 +196,10 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.StoreAppliedManifestRequest,
         context: _aio.ServicerContext[_provider_service_pb2.StoreAppliedManifestRequest, _abc.Awaitable[_provider_service_pb2.StoreAppliedManifestResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.StoreAppliedManifestResponse]:
-        """StoreAppliedManifest writes the applied-manifest record that older clients read. Safe to repeat.
-        As AnnounceProvider.
+        """StoreAppliedManifest writes the applied-manifest record that older clients read; it is kept and republished until
+        StopProviding. Safe to repeat.
+        FAILED_PRECONDITION CONTENT_NOT_PUBLISHED: the node's policy publishes no content. PERMISSION_DENIED
+        NODE_ID_MISMATCH. Else as AnnounceProvider.
         """
 
     @_abc_1.abstractmethod
@@ -194,8 +208,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.GetAppliedManifestRequest,
         context: _aio.ServicerContext[_provider_service_pb2.GetAppliedManifestRequest, _abc.Awaitable[_provider_service_pb2.GetAppliedManifestResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.GetAppliedManifestResponse]:
-        """GetAppliedManifest reads it, signature and digest verified. Safe to repeat.
-        NOT_FOUND APPLIED_MANIFEST_NOT_FOUND. DATA_LOSS BAD_SIGNATURE: what was found is not what its owner signed.
+        """GetAppliedManifest reads the newest one; nothing is held whose signature did not verify. Safe to repeat.
+        NOT_FOUND APPLIED_MANIFEST_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -276,7 +276,7 @@ class ListEnginesRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before"""
     filter: _builtins.str
-    """field=value joined by AND; fields: see BAD_FILTER's message"""
+    """field=value joined by AND; fields: engine_id, availability, cordoned"""
     format: _types_pb2.ManifestFormat.ValueType
     """UNSPECIFIED: all"""
     available_only: _builtins.bool

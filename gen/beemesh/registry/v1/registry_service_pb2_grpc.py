@@ -33,10 +33,11 @@ class RegistryServiceStub(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
-    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    registry cannot be reached, or could not save: CHOICES_NOT_SAVED) and INTERNAL. Methods whose idempotency_level is
+    set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not. Where an engine is asked
+    for, `engines/{engine}`, its id and its aliases are accepted.
     """
 
     def __init__(self, channel):
@@ -100,10 +101,11 @@ class RegistryServiceServicer(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
-    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    registry cannot be reached, or could not save: CHOICES_NOT_SAVED) and INTERNAL. Methods whose idempotency_level is
+    set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not. Where an engine is asked
+    for, `engines/{engine}`, its id and its aliases are accepted.
     """
 
     def RegisterEngine(self, request, context):
@@ -135,7 +137,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEngines(self, request, context):
-        """ListEngines lists engines by id. Safe to repeat.
+        """ListEngines lists engines, best first. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -143,7 +145,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchEngines(self, request, context):
-        """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType). Safe to repeat.
+        """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
+        BOOKMARK. Safe to repeat.
         INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -246,10 +249,11 @@ class RegistryService(object):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
-    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    registry cannot be reached, or could not save: CHOICES_NOT_SAVED) and INTERNAL. Methods whose idempotency_level is
+    set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not. Where an engine is asked
+    for, `engines/{engine}`, its id and its aliases are accepted.
     """
 
     @staticmethod

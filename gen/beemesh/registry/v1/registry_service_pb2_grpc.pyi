@@ -20,10 +20,11 @@ class RegistryServiceStub:
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
-    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    registry cannot be reached, or could not save: CHOICES_NOT_SAVED) and INTERNAL. Methods whose idempotency_level is
+    set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not. Where an engine is asked
+    for, `engines/{engine}`, its id and its aliases are accepted.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -44,11 +45,12 @@ class RegistryServiceStub:
     NOT_FOUND ENGINE_NOT_FOUND (metadata engine; the message names those that are registered).
     """
     ListEngines: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListEnginesRequest, _registry_service_pb2.ListEnginesResponse]
-    """ListEngines lists engines by id. Safe to repeat.
+    """ListEngines lists engines, best first. Safe to repeat.
     INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
     """
     WatchEngines: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchEnginesRequest, _registry_service_pb2.WatchEnginesResponse]
-    """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType). Safe to repeat.
+    """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
+    BOOKMARK. Safe to repeat.
     INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
     """
     CheckAvailableEngines: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CheckAvailableEnginesRequest, _registry_service_pb2.CheckAvailableEnginesResponse]
@@ -75,10 +77,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     <token>`.
 
     Every error carries google.rpc.ErrorInfo with domain beemesh.io and the reason named here. Any RPC may also end with
-    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or BAD_<FIELD> with google.rpc.BadRequest), UNAUTHENTICATED (TOKEN_REQUIRED,
-    TOKEN_WRONG), UNAVAILABLE (the registry cannot be reached), DEADLINE_EXCEEDED, UNIMPLEMENTED (not in this release)
-    and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and clients retry the unary ones on
-    UNAVAILABLE; all others are not. Where an engine is asked for, its id and its aliases are both accepted.
+    INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
+    (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNAVAILABLE (the
+    registry cannot be reached, or could not save: CHOICES_NOT_SAVED) and INTERNAL. Methods whose idempotency_level is
+    set are safe to repeat, and clients retry the unary ones on UNAVAILABLE; all others are not. Where an engine is asked
+    for, `engines/{engine}`, its id and its aliases are accepted.
     """
 
     @_abc_1.abstractmethod
@@ -121,7 +124,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListEnginesRequest,
         context: _aio.ServicerContext[_registry_service_pb2.ListEnginesRequest, _abc.Awaitable[_registry_service_pb2.ListEnginesResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.ListEnginesResponse]:
-        """ListEngines lists engines by id. Safe to repeat.
+        """ListEngines lists engines, best first. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
 
@@ -131,7 +134,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.WatchEnginesRequest,
         context: _aio.ServicerContext[_registry_service_pb2.WatchEnginesRequest, _abc.AsyncIterator[_registry_service_pb2.WatchEnginesResponse]],
     ) -> _abc.AsyncIterator[_registry_service_pb2.WatchEnginesResponse]:
-        """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType). Safe to repeat.
+        """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
+        BOOKMARK. Safe to repeat.
         INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
         """
 

@@ -125,7 +125,8 @@ class _WatchEventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchE
 class WatchEventType(_WatchEventType, metaclass=_WatchEventTypeEnumTypeWrapper):
     """WatchEventType is shared by all watches: SNAPSHOT…, SYNCED, then changes, with a BOOKMARK while nothing happens. A
     resume token is exclusive: what follows it is sent. A watch that cannot resume ends with OUT_OF_RANGE RESUME_TOO_OLD
-    and is to be opened anew without a token; one that reads too slowly ends with ABORTED SLOW_CONSUMER.
+    and is to be opened anew without a token; one that reads too slowly ends with ABORTED SLOW_CONSUMER; one whose
+    service stops, with UNAVAILABLE SERVICE_STOPPING.
     """
 
 WATCH_EVENT_TYPE_UNSPECIFIED: WatchEventType.ValueType  # 0
