@@ -7,6 +7,7 @@ engine, and it is said how to get one.
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -26,12 +27,16 @@ from google.protobuf.duration_pb2 import Duration
 from scripts import podman_state
 from scripts.client import Client
 from scripts.local_node import REPOSITORY, LocalNode, NodeFailed
-from scripts.make_test_image import REFERENCE, NotHere, make, static_busybox
+from scripts.make_test_image import REFERENCE, import_image
 
 APPLY_SECONDS = 90
 METADATA_KEYS = {"runtime_engine", "workload_id", "node_type", "capabilities", "resource.cpu", "resource.memory"}
 
 T = TypeVar("T")
+
+
+class NotHere(Exception):
+    """This machine lacks what is needed; the text says what, and how to get it."""
 
 
 class Differs(Exception):
@@ -239,8 +244,8 @@ def machine_as_found(story: Story) -> Iterator[frozenset[podman_state.Object]]:
     made = podman_state.Object(kind="image", name=REFERENCE, node_id="") not in before
     if made:
         story.step("A container image", "", f"python -m scripts.make_test_image {REFERENCE}")
-        make()
-        story.show(f"{REFERENCE}, made from {static_busybox()}: no registry is asked")
+        import_image()
+        story.show(f"{REFERENCE}, made from this machine's busybox: no registry is asked")
     try:
         yield podman_state.snapshot()
     finally:
@@ -281,9 +286,10 @@ def check_machine(engines: list[str]) -> None:
     """Raise NotHere when what an engine needs is not on this machine."""
     if "podman" not in engines:
         return
-    static_busybox()
     try:
         podman_state.podman("info")
+        if shutil.which("busybox") is None:
+            raise podman_state.PodmanFailed("busybox, which its image is made from, is not installed")
     except podman_state.PodmanFailed as error:
         raise NotHere(
             f"podman cannot be used here: {error}\n  To get it on Debian or Ubuntu, as root:\n"
@@ -308,7 +314,7 @@ def main() -> int:
     except NotHere as error:
         print(f"demo: {error}", file=sys.stderr)
         return 3
-    except (Differs, NodeFailed, podman_state.PodmanFailed) as error:
+    except (Differs, NodeFailed, podman_state.PodmanFailed, RuntimeError) as error:
         print(f"\ndemo: FAILED: {error}", file=sys.stderr)
         return 1
     except grpc.RpcError as error:

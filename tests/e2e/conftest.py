@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from scripts.local_node import LocalNode
-from scripts.make_test_image import NotHere, make
+from scripts.make_test_image import REFERENCE, import_image
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def podman_image() -> str:
     """Podman and the image that examples/ use; fails where podman must be there, and skips where it is not."""
     try:
         subprocess.run(["podman", "info"], capture_output=True, timeout=30, check=True)
-        make()
-    except (OSError, subprocess.SubprocessError, NotHere) as error:
+        import_image()
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
             pytest.fail(f"podman must be here and cannot be used: {error}")
         pytest.skip(f"podman cannot be used here: {error}")
-    return "localhost/beemesh/busybox:1"
+    return REFERENCE
