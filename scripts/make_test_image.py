@@ -1,79 +1,86 @@
-"""Makes a tiny container image from this machine's static busybox: no registry, no build, a tenth of a second.
+#!/usr/bin/env python3
+"""Imports a 2 MB busybox image into podman in a tenth of a second, without a registry: for tests and the demo.
 
-`python -m scripts.make_test_image [REFERENCE]` imports it into podman and prints its reference.
+`make_test_image.py [REFERENCE] [--podman PATH] [-- PODMAN_OPTION…]`; the default is localhost/beemesh-busybox:1.
+Needs a static busybox (Debian: busybox-static).
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
-REFERENCE = "localhost/beemesh/busybox:1"
-TIMEOUT_SECONDS = 60
+REFERENCE = "localhost/beemesh-busybox:1"
+_APPLETS = ("sh", "sleep", "echo", "cat", "ls", "env", "true", "false", "id", "hostname", "httpd", "wget", "nc", "date")
+_CHANGES = ("ENV PATH=/bin", 'CMD ["sh"]')
+"""Podman adds no PATH of its own when it plays a pod."""
+_TIMEOUT = 60
 
 
-class NotHere(Exception):
-    """This machine lacks what is needed; the text says what, and how to get it."""
-
-
-def static_busybox() -> Path:
-    """The busybox that runs without libraries; raises NotHere."""
-    path = shutil.which("busybox", path="/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
-    if path is None or subprocess.run(["ldd", path], capture_output=True, timeout=10, check=False).returncode == 0:
-        raise NotHere("a static busybox is needed for the test image: apt-get install busybox-static")
-    return Path(path)
-
-
-def image_tar(busybox: Path) -> bytes:
-    """A root file system: bin/busybox, a link for each of its applets, and an empty /tmp."""
-    listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, timeout=10, check=True).stdout
+def busybox_tar(busybox: Path) -> bytes:
+    """A root file system: /bin/busybox, its names, and an empty /tmp."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for directory, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)):
-            tar.addfile(_entry(directory, type=tarfile.DIRTYPE, mode=mode))
-        content = busybox.read_bytes()
-        tar.addfile(_entry("bin/busybox", size=len(content), mode=0o755), io.BytesIO(content))
-        for applet in sorted({name for name in listed.split() if name != "busybox"}):
-            tar.addfile(_entry(f"bin/{applet}", type=tarfile.SYMTYPE, linkname="busybox"))
+        for folder, mode in (("bin", 0o755), ("tmp", 0o1777), ("etc", 0o755)):
+            tar.addfile(_entry(folder, tarfile.DIRTYPE, mode))
+        program = busybox.read_bytes()
+        entry = _entry("bin/busybox", tarfile.REGTYPE, 0o755)
+        entry.size = len(program)
+        tar.addfile(entry, io.BytesIO(program))
+        for applet in _APPLETS:
+            link = _entry(f"bin/{applet}", tarfile.SYMTYPE, 0o777)
+            link.linkname = "busybox"
+            tar.addfile(link)
     return buffer.getvalue()
 
 
-def _entry(name: str, **facts: object) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    for key, value in facts.items():
-        setattr(entry, key, value)
-    return entry
-
-
-def make(reference: str = REFERENCE) -> str:
-    """Import the image into podman; its id. Raises NotHere."""
-    if shutil.which("podman") is None:
-        raise NotHere("podman is not here: apt-get install podman")
-    changes = ["--change", "ENV PATH=/bin", "--change", 'CMD ["/bin/sh"]']
-    made = subprocess.run(
-        ["podman", "import", "--quiet", *changes, "-", reference],
-        input=image_tar(static_busybox()),
+def import_image(
+    reference: str = REFERENCE,
+    *,
+    podman: Sequence[str] = ("podman",),
+    busybox: str = "busybox",
+    changes: Sequence[str] = (),
+) -> None:
+    """Import the image as `reference`; `podman` is the command with its global options. Raises RuntimeError."""
+    program = shutil.which(busybox)
+    if program is None:
+        raise RuntimeError(f"{busybox} is not installed; on Debian: apt-get install busybox-static")
+    options = [option for change in (*_CHANGES, *changes) for option in ("--change", change)]
+    done = subprocess.run(
+        [*podman, "import", "--quiet", *options, "-", reference],
+        input=busybox_tar(Path(program)),
         capture_output=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=_TIMEOUT,
         check=False,
     )
-    if made.returncode != 0:
-        raise NotHere(f"podman cannot import an image: {made.stderr.decode(errors='replace').strip()}")
-    return made.stdout.decode().strip()
+    if done.returncode != 0:
+        raise RuntimeError(f"podman import {reference}: {done.stderr.decode(errors='replace').strip()}")
 
 
 def main() -> None:
-    """The program."""
-    reference = sys.argv[1] if len(sys.argv) > 1 else REFERENCE
+    """Import it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("reference", nargs="?", default=REFERENCE)
+    parser.add_argument("--podman", default="podman", help="the podman program")
+    parser.add_argument("options", nargs="*", help="podman's global options, after --")
+    arguments = parser.parse_args()
     try:
-        make(reference)
-    except NotHere as error:
+        import_image(arguments.reference, podman=[arguments.podman, *arguments.options])
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"make_test_image: {error}")
-    print(reference)
+    print(arguments.reference)
+
+
+def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = kind, mode
+    return entry
 
 
 if __name__ == "__main__":

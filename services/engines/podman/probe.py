@@ -1,0 +1,224 @@
+"""Finds out, step by step, whether podman can truly run a pod: its ping and its info answer long after it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from services.engines.engine import Health, HealthState
+from services.engines.podman import version
+from services.engines.podman.api import Deadlines, Podman
+from services.engines.podman.classify import shorten
+from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.podman.service import PodmanService
+from services.engines.podman.teardown import Teardown
+from services.errors import BeemeshError, DeadlineExceeded
+from services.identity import LABEL_NODE_ID
+
+LABEL_CANARY = "beemesh.io/canary"
+PACKAGES = "podman catatonit netavark aardvark-dns iptables runc"
+INSTALL = f"on Debian or Ubuntu: apt-get install --no-install-recommends {PACKAGES}"
+
+_HINTS = (
+    ("pause binary", "install catatonit"),
+    ("netavark: No such file or directory", "netavark found no iptables: install iptables"),
+    ("netavark", "install netavark and iptables"),
+    ("iptables", "install iptables"),
+    ("cgroups in hybrid mode", 'crun cannot run on hybrid cgroups: install runc and set runtime = "runc"'),
+    ("RLIMIT_", "podman may not raise limits here: set default_ulimits in containers.conf (deploy/containers.conf)"),
+    ("unable to find network", "the setting podman_network names a network that podman does not have"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTimes:
+    """Seconds."""
+
+    ping: float = 1.5
+    """For each of the two pings: a frozen service is told after one."""
+    info: float = 5.0
+    canary: float = 30.0
+    """For each of its calls."""
+    canary_fresh: float = 300.0
+    """How long a canary that lived vouches for podman."""
+    canary_retry: float = 10.0
+    """After how long one that died is tried again."""
+    own_start: float = 1.0
+    """How long a service of our own, just started, is waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Canary:
+    """The last canary."""
+
+    backend: tuple[object, ...]
+    """The service and version that it was sent to."""
+    time: float
+    error: str
+    """podman's words; empty when it lived."""
+
+
+class _Sick(Exception):
+    """A step failed: the health that follows from it."""
+
+    def __init__(self, reason: str, message: str, state: HealthState = HealthState.UNHEALTHY) -> None:
+        super().__init__(message)
+        self.health = Health(state=state, reason=reason, message=message)
+
+
+class Probe:
+    """Probes the service; remembers the canary. `version` is the backend's, once it is known."""
+
+    def __init__(
+        self,
+        *,
+        service: PodmanService,
+        node_id: str,
+        network: str,
+        clock: Callable[[], float],
+        times: ProbeTimes | None = None,
+    ) -> None:
+        self._service = service
+        self._node_id = node_id
+        self._network = network
+        self._clock = clock
+        self._times = times or ProbeTimes()
+        self._canary: _Canary | None = None
+        self.version = ""
+        self.api_version = ""
+
+    async def run(self) -> Health:
+        """One probe; never raises for a sick backend."""
+        try:
+            http = UnixHttp(self._service.socket)  # its own connections: calls that hang cannot delay it
+            await self._reach(http)
+            await self._ping(http, "/_ping", "SOCKET_UNREACHABLE")
+            await self._ping(http, "/libpod/_ping", "IMPOSTOR_BACKEND")
+            info = await self._info(http)
+            await self._check_canary(http)
+        except _Sick as sick:
+            if sick.health.reason != "CANARY_FAILED":
+                self._canary = None  # what comes back may not be what went
+            return sick.health
+        return Health(state=HealthState.HEALTHY, attributes=self._attributes(info))
+
+    async def _reach(self, http: UnixHttp) -> None:
+        """The socket is there and takes connections."""
+        socket = self._service.socket
+        if not socket.exists() and self._service.is_own:
+            await self._wait_for_own()
+        if socket.exists():
+            return
+        if self._service.binary is None:
+            raise _Sick(
+                "BACKEND_NOT_FOUND",
+                f"podman is not installed and {socket} is not there; {INSTALL}",
+                HealthState.UNDETECTED,
+            )
+        words = f"; its service said: {self._service.last_words[-500:]}" if self._service.last_words else ""
+        raise _Sick("SOCKET_UNREACHABLE", f"podman's socket {socket} is not there{words}")
+
+    async def _wait_for_own(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._times.own_start):
+                while not self._service.socket.exists():  # noqa: ASYNC110 - a file tells nobody
+                    await asyncio.sleep(0.02)
+
+    async def _ping(self, http: UnixHttp, target: str, reason_if_refused: str) -> None:
+        try:
+            reply = await http.call("GET", target, timeout=self._times.ping)
+        except DeadlineExceeded as error:
+            message = f"{error.message}; the service is frozen or overloaded: see its process, or restart it"
+            raise _Sick("PING_TIMEOUT", message) from error
+        except BeemeshError as error:
+            raise _Sick("SOCKET_UNREACHABLE", error.message) from error
+        if not reply.ok:
+            what = "answers, but not as podman does" if target.startswith("/libpod") else "refuses a ping"
+            raise _Sick(reason_if_refused, f"what listens at {http.path} {what}: {reply.error_text[:200]}")
+
+    async def _info(self, http: UnixHttp) -> dict[str, Any]:
+        try:
+            info = await Podman(http).info(timeout=self._times.info)
+            self.version = str(info["version"]["Version"])
+            self.api_version = str(info["version"]["APIVersion"])
+        except (Refusal, BeemeshError) as error:
+            raise _Sick("INFO_FAILED", str(error)) from error
+        except (KeyError, TypeError) as error:
+            raise _Sick("IMPOSTOR_BACKEND", f"what listens at {http.path} has no podman version") from error
+        if version.parse(self.version) < version.OLDEST:
+            oldest = ".".join(map(str, version.OLDEST))
+            raise _Sick("BACKEND_TOO_OLD", f"podman {self.version} is too old; {oldest} or newer is needed")
+        return info
+
+    async def _check_canary(self, http: UnixHttp) -> None:
+        backend = (self._service.socket, self._service.starts, self.version)
+        last, now = self._canary, self._clock()
+        fresh = last is not None and last.backend == backend
+        if last is not None and fresh:
+            fresh = now - last.time < (self._times.canary_retry if last.error else self._times.canary_fresh)
+        if last is None or not fresh:
+            error = await self._fly(Podman(http, deadlines=self._deadlines()))
+            last = self._canary = _Canary(backend=backend, time=now, error=error)
+        if last.error:
+            raise _Sick("CANARY_FAILED", f"podman answers but cannot run a pod: {last.error}")
+
+    def _deadlines(self) -> Deadlines:
+        return Deadlines(read=self._times.canary, change=self._times.canary)
+
+    async def _fly(self, podman: Podman) -> str:
+        """Run a pod without containers: it needs no image, but runtime, limits, cgroups and network. podman's error."""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"bm-canary-{secrets.token_hex(4)}",
+                "labels": {LABEL_NODE_ID: self._node_id, LABEL_CANARY: self._node_id},
+            },
+            "spec": {},
+        }
+        try:
+            async with self._clean(podman):
+                errors = await podman.play([pod], annotations={}, network=self._network)
+        except Refusal as refusal:
+            errors = [refusal.text]
+        except BeemeshError as error:
+            errors = [error.message]
+        return _explain(errors)
+
+    @asynccontextmanager
+    async def _clean(self, podman: Podman) -> AsyncIterator[None]:
+        """No canary of this node is left before or after, also none that an earlier engine left."""
+        await self._remove(podman)
+        try:
+            yield
+        finally:
+            await self._remove(podman)
+
+    async def _remove(self, podman: Podman) -> None:
+        await Teardown(podman=podman, labels={LABEL_CANARY: self._node_id}).run(grace_seconds=0.0, force=True)
+
+    def _attributes(self, info: dict[str, Any]) -> dict[str, str]:
+        host = info.get("host", {})
+        runtime = host.get("ociRuntime", {})
+        facts = {
+            "backend_version": self.version,
+            "runtime": runtime.get("name", ""),
+            "cgroup": host.get("cgroupVersion", ""),
+            "rootless": str(bool(host.get("security", {}).get("rootless"))).lower(),
+            "network_backend": host.get("networkBackend", ""),
+            "socket": str(self._service.socket),
+            "service_pid": str(self._service.pid or ""),
+        }
+        return {name: value for name, value in facts.items() if value}
+
+
+def _explain(errors: Sequence[str]) -> str:
+    if not errors:
+        return ""
+    text = "; ".join(shorten(error) for error in errors)
+    hint = next((advice for sign, advice in _HINTS if sign in text), "")
+    return f"{text} ({hint})" if hint else text

@@ -1,0 +1,30 @@
+"""The podman engine's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.engines.settings import EngineSettings
+from services.settings import data_home, run_home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodmanSettings(EngineSettings):
+    """Runs the podman engine: Kubernetes Pods on podman."""
+
+    listen: str = field(default_factory=lambda: f"unix:{run_home()}/podman.sock")
+    data_dir: str = field(default_factory=lambda: f"{data_home()}/engines/podman")
+    run_dir: str = field(default_factory=lambda: f"{run_home()}/podman")
+    """Where a podman service of the engine's own has its socket and its empty working directory (0700)."""
+    podman_socket: str = ""
+    """podman's API socket, a path; empty: $CONTAINER_HOST, /run/podman/podman.sock if it answers, else a service of
+    the engine's own."""
+    podman_binary: str = "podman"
+    """The program for a service of the engine's own."""
+    podman_network: str = "podman"
+    """The network that pods join. podman's built-in one needs no creating and leaves nothing behind; with none named,
+    play creates `podman-default-kube-network` and leaves it."""
+    containers_conf: str = ""
+    """containers.conf for a service of the engine's own; empty: podman's, or one written where the machine needs it."""
+    pull_timeout: float = 600.0
+    """Seconds for pulling one image."""

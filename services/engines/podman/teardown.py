@@ -1,0 +1,117 @@
+"""Ends pods as Kubernetes does, TERM, grace, KILL, then removes them; never by a stop of the pod as a whole.
+
+While podman 4 stops a pod it holds the pod's lock: every listing of pods hangs for the whole grace period. Stopping the
+containers one by one holds nothing. A mere TERM would not do: podman restarts a container that exits from it. Removing
+a pod with a running container, even its infra container, stalls for seconds; when all have exited it takes 30 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from services.engines.podman.api import Podman
+from services.engines.podman.background import background
+from services.engines.podman.http import Refusal
+from services.engines.podman.render import DEFAULT_GRACE_SECONDS, LABEL_GRACE
+from services.errors import BeemeshError, DeadlineExceeded
+from services.telemetry import Log
+
+_POLL_SECONDS = 0.08
+_LATE_SECONDS = 2.0
+"""After the grace period, for podman's own KILL."""
+_KILL_SECONDS = 5.0
+"""How long a killed container may take to be gone before removal is tried all the same."""
+_STOPPABLE = frozenset({"running", "paused"})
+_UNSETTLED = _STOPPABLE | {"stopping", "stopped", "removing"}
+"""`stopped` is not yet cleaned up after; what is exited, created or configured is no obstacle."""
+_ROUNDS = 3
+
+Listed = Mapping[str, Any]
+
+log = Log(__name__)
+
+
+class Teardown:
+    """The end of all pods that carry `labels`."""
+
+    def __init__(self, *, podman: Podman, labels: Mapping[str, str]) -> None:
+        self._podman = podman
+        self._labels = labels
+
+    async def run(self, *, grace_seconds: float | None, force: bool) -> None:
+        """Until podman has confirmed that nothing is left; raises DeadlineExceeded when something stays."""
+        for _ in range(_ROUNDS):  # a play that was cut off may add a pod behind our back
+            pods = await self._podman.pods(self._labels)
+            if not pods and not await self._podman.containers(self._labels):
+                return
+            grace = max((_grace(pod) for pod in pods), default=0.0) if grace_seconds is None else grace_seconds
+            if grace > 0 and not force:
+                await self._stop(grace)
+            await self._kill()
+            await asyncio.gather(*(self._remove(pod["Id"]) for pod in pods))
+        if await self._podman.pods(self._labels):
+            raise DeadlineExceeded(
+                "podman has removed the workload's pods, and still lists them", reason="BACKEND_TIMEOUT"
+            )
+
+    async def _stop(self, grace: float) -> None:
+        """Stop every container, again if it was just between two lives, until all have exited or the time is over."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        stops: dict[str, asyncio.Task[None]] = {}
+        async with background() as start:
+            while states := dict(self._unsettled(await self._podman.pods(self._labels), infra=False)):
+                left = end - loop.time()
+                if left < -_LATE_SECONDS:
+                    return
+                for container, state in states.items():
+                    idle = container not in stops or stops[container].done()
+                    if state in _STOPPABLE and idle and left > 0:
+                        stops[container] = start(self._stop_one(container, math.ceil(left)))
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _stop_one(self, container: str, seconds: int) -> None:
+        try:
+            await self._podman.stop(container, seconds=seconds)
+        except (Refusal, BeemeshError) as error:  # it will be killed; and if podman is gone, the listing says so
+            log.debug("stop_failed", container=container, why=error)
+
+    async def _kill(self) -> None:
+        """Kill what is left, infra containers too, and wait until all have exited."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _KILL_SECONDS
+        while loop.time() < end:
+            pods = await self._podman.pods(self._labels)
+            obstacles = [pod for pod in pods if dict(self._unsettled([pod], infra=True))]
+            if not obstacles:
+                return
+            await asyncio.gather(*(self._kill_pod(pod["Id"]) for pod in obstacles))
+            await asyncio.sleep(_POLL_SECONDS)
+
+    @staticmethod
+    def _unsettled(pods: Sequence[Listed], *, infra: bool) -> Iterator[tuple[str, str]]:
+        for pod in pods:
+            for container in pod.get("Containers") or []:
+                if container["Status"] in _UNSETTLED and (infra or container["Id"] != pod.get("InfraId")):
+                    yield container["Id"], container["Status"]
+
+    async def _kill_pod(self, pod: str) -> None:
+        try:
+            await self._podman.kill_pod(pod)
+        except Refusal as refusal:  # nothing of it runs any more, or it is gone: the next look tells
+            log.debug("kill_refused", pod=pod, why=refusal)
+
+    async def _remove(self, pod: str) -> None:
+        try:
+            await self._podman.remove_pod(pod)
+        except Refusal as refusal:
+            if refusal.status != 404:
+                raise
+
+
+def _grace(pod: Listed) -> float:
+    text = (pod.get("Labels") or {}).get(LABEL_GRACE, "")
+    return float(text) if text.isdecimal() else DEFAULT_GRACE_SECONDS
