@@ -107,7 +107,7 @@ class Tour:
         request = registry_pb2.CheckAvailableEnginesRequest(probe=True, probe_timeout=Duration(seconds=10))
         answer = self._client.call(self._client.registry.CheckAvailableEngines, request)
         for engine in answer.engines:
-            if engine.engine_id == self._engine and answer.available[self._engine]:
+            if engine.engine_id == self._engine and answer.available[self._engine] and engine.info.backend_version:
                 return engine
         found = {e.engine_id: e.availability_reason or e.health.message for e in answer.engines}
         raise Differs(f"engine {self._engine} cannot be used; the registry says: {found or 'no engine'}")

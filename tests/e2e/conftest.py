@@ -29,7 +29,8 @@ def podman_image() -> str:
     """Podman and the image that examples/ use; fails where podman must be there, and skips where it is not."""
     try:
         subprocess.run(["podman", "info"], capture_output=True, timeout=30, check=True)
-        import_image()
+        if subprocess.run(["podman", "image", "exists", REFERENCE], timeout=30, check=False).returncode != 0:
+            import_image()
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
             pytest.fail(f"podman must be here and cannot be used: {error}")

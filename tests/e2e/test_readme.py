@@ -51,13 +51,14 @@ def test_the_readmes_tour_works_by_reflection_alone(start_node: Callable[..., Lo
         env={**os.environ, "PATH": SEARCHED},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout.replace("_", "").lower()  # grpcurl's releases differ in how they write field names
     for part in (
-        "beemesh.orchestrator.v1.OrchestratorService\n",
-        "rpc ApplyManifest",
-        '"selectedEngine": "podman"',
-        '"state": "DEPLOYMENT_STATE_ACTIVE"',
+        "beemesh.orchestrator.v1.orchestratorservice\n",
+        "rpc applymanifest",
+        '"selectedengine": "podman"',
+        '"state": "deploymentstateactive"',
         "hello from hello, line",
-        '"runtime_engine": "podman"',
+        '"runtimeengine": "podman"',
         '"engine": "mock"',
     ):
-        assert part in done.stdout
+        assert part in shown
