@@ -20,6 +20,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services import settings as sources
 from services import telemetry
+from services.data_dir import claimed
 from services.errors import FailedPrecondition
 from services.identity import check_node_id
 from services.orchestrator import machine, token
@@ -51,6 +52,11 @@ _HEALTH_SECONDS = 1.0
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
+    with claimed(settings.data_dir):
+        await _serve(settings, stop)
+
+
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     server = _server(settings)  # a refused address or token file ends it here, before anything is opened
     providers = GrpcProviders(settings.provider)
     node_id = await _node_id(settings.data_dir / "node_id", providers)
@@ -169,7 +175,6 @@ def main() -> None:
     """Read the settings and serve until SIGTERM."""
     settings = sources.load(Settings, program=PROGRAM, argv=sys.argv[1:], env=os.environ)
     telemetry.configure(service=PROGRAM, level=settings.log_level)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     run(PROGRAM, lambda stop: serve(settings, stop))
 
 

@@ -157,6 +157,8 @@ class Steps:
 
     async def _deploy_failed(self, record: Deployment, error: BeemeshError) -> Result:
         failure = Failure.of(error)
+        if error.code is Code.ABORTED:  # the engine is still at an earlier operation on this workload
+            return Result(record=record, outcome=Outcome.UNREACHABLE, failure=failure)
         if flow.may_fall_back(error):
             tried = (*record.tried, record.engine_id)
             decision = await choose(self._engines, record.wish, excluded=tried)

@@ -14,6 +14,7 @@ from beemesh.engine.v1 import mock_engine_service_pb2_grpc as mock_grpc
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as orchestrator_grpc
 from beemesh.provider.v1 import provider_service_pb2_grpc as provider_grpc
+from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.registry.v1 import registry_service_pb2_grpc as registry_grpc
 
 from services.engines.mock.service import serve as serve_mock
@@ -84,12 +85,10 @@ class LocalNode:
             )
 
     async def _mock_is_available(self) -> bool:
-        from beemesh.registry.v1 import registry_service_pb2 as registry_pb
-
-        answer = await self.registry.CheckAvailableEngines(
-            registry_pb.CheckAvailableEnginesRequest(), timeout=10, wait_for_ready=True
-        )
-        return answer.available.get("mock", False)
+        """An engine that was cut a few times is SUSPECT for a while: it can still be chosen."""
+        answer = await self.registry.ListEngines(registry_pb.ListEnginesRequest(), timeout=10, wait_for_ready=True)
+        usable = (registry_pb.Engine.AVAILABILITY_AVAILABLE, registry_pb.Engine.AVAILABILITY_SUSPECT)
+        return any(engine.engine_id == "mock" and engine.availability in usable for engine in answer.engines)
 
     async def close(self) -> None:
         """Stop all, last started first."""
