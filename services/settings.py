@@ -34,7 +34,8 @@ def load(cls: type[T], *, program: str, argv: Sequence[str], env: Mapping[str, s
         values |= {name: value for name, value in flags.items() if value is not None}
         settings = msgspec.convert(values, cls, strict=False, dec_hook=_decode)
     except (OSError, ValueError, msgspec.ValidationError) as error:
-        sys.exit(f"{program}: settings: {error}")
+        sys.stderr.write(f"{program}: settings: {error}\n")
+        sys.exit(2)
     if print_config:
         json.dump(msgspec.to_builtins(settings, enc_hook=str), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -50,12 +51,15 @@ def _decode(kind: type[Any], value: Any) -> Any:
 
 
 def _parser(cls: type[Any], program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description=(cls.__doc__ or "").strip().splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=program, description=(cls.__doc__ or "").strip().splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--config", help="TOML file (BEEMESH_CONFIG)")
     parser.add_argument("--print-config", action="store_true", help="print the settings in force and stop")
     for field in dataclasses.fields(cls):
+        default = repr(_default(field)).replace("%", "%%")
         parser.add_argument(
-            "--" + field.name.replace("_", "-"), help=f"(BEEMESH_{field.name.upper()}) default: {_default(field)!r}"
+            "--" + field.name.replace("_", "-"), help=f"(BEEMESH_{field.name.upper()}) default: {default}"
         )
     return parser
 
@@ -70,7 +74,10 @@ def _from_file(cls: type[Any], program: str, path: Path) -> dict[str, Any]:
     """Top-level keys belong to all services, so unknown ones pass; unknown keys in the service's own table do not."""
     names = {field.name for field in dataclasses.fields(cls)}
     data: dict[str, Any] = tomllib.loads(path.read_text())
-    own = data.get(program.removeprefix("beemesh-"), {})
+    service = program.removeprefix("beemesh-")
+    own = data.get(service, {})
+    if not isinstance(own, dict):
+        raise ValueError(f"{path}: {service} is a table of settings, not {own!r}")  # noqa: TRY004 - the file is wrong
     if unknown := sorted(set(own) - names):
         raise ValueError(f"{path}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(names))}")
     shared = {name: value for name, value in data.items() if name in names}

@@ -338,7 +338,7 @@ async def test_a_choice_that_cannot_be_saved_is_not_made(tmp_path: Path) -> None
     """When the disk refuses the choice, the caller is told and nothing has changed."""
     async with registry(tmp_path) as stub, engine(tmp_path, "podman") as podman:
         await register(stub, podman)
-        (tmp_path / "data").write_text("in the way")
+        (tmp_path / "data/choices.json").mkdir()
         error = await refused(set_default(stub, "podman"))
         assert isinstance(error, Unavailable)
         assert error.reason == "CHOICES_NOT_SAVED"
