@@ -13,6 +13,7 @@ from beemesh.registry.v1.registry_service_pb2_grpc import add_RegistryServiceSer
 
 from services import settings as sources
 from services import telemetry
+from services.data_dir import claimed
 from services.registry.directory import Directory, Timings
 from services.registry.registry import Item, Registry
 from services.registry.servicer import LeaseRange, Servicer
@@ -31,6 +32,11 @@ log = Log(__name__)
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
+    with claimed(settings.data_dir):
+        await _serve(settings, stop)
+
+
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     registry = _registry(settings)
     watchers = Watchers(
         registry=registry, pace=Pace(ask_every=settings.ask_seconds, answer_within=settings.answer_seconds)
