@@ -1,4 +1,4 @@
-"""An engine in memory whose backend can fall silent, stall, fail and lose things, for tests of what surrounds engines."""
+"""An engine in memory whose backend can fall silent, stall, fail and lose things; and a keeper around it."""
 
 from __future__ import annotations
 
