@@ -314,7 +314,7 @@ class Announcer:
 
     def _publish(self, own: _Own) -> None:
         self._durable[own.record.key] = own
-        self._catalogue.put(own.record, own=True, horizon_ms=own.horizon_ms)
+        self._catalogue.put(own.record, own=True, horizon_ms=own.horizon_ms, seen_ms=own.record.issued_ms)
 
     def _roll_back(self, minted: list[_Own]) -> None:
         for own in minted:
