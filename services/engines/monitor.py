@@ -15,7 +15,7 @@ from services.rpc.watch import EventType, Feed
 from services.telemetry import Log
 
 _KEY = "backend"
-_SILENT = frozenset({"PROBE_TIMEOUT", "SOCKET_UNREACHABLE", "BACKEND_UNREACHABLE"})
+_SILENT = frozenset({"PROBE_TIMEOUT", "PING_TIMEOUT", "SOCKET_UNREACHABLE", "BACKEND_UNREACHABLE"})
 """Reasons of ill health that mean: asking the backend anything else would only wait."""
 
 log = Log(__name__)

@@ -65,7 +65,8 @@ class ApplyMachine(RuleBasedStateMachine):
             await self.ended.wait()
 
     async def _first(self, started: asyncio.Future[LocalNode]) -> LocalNode:
-        await asyncio.wait([self.host, started], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [self.host, started]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return started.result() if started.done() else self.host.result()  # type: ignore[return-value] # raises
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -126,7 +127,7 @@ class ApplyMachine(RuleBasedStateMachine):
                 pb.DeleteDeploymentRequest(name=name, allow_missing=True, wait=_seconds(2.0)), timeout=10
             )
         except grpc.aio.AioRpcError as error:
-            assert error.code() is not grpc.StatusCode.NOT_FOUND
+            assert error.code() is not grpc.StatusCode.NOT_FOUND  # noqa: PT017 - it may also succeed
         self.wanted[name] = await self._recorded(name)
 
     async def _recorded(self, name: str) -> str | None:
@@ -135,7 +136,7 @@ class ApplyMachine(RuleBasedStateMachine):
             found = await self.node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=name), timeout=5)
             export = await self.node.orchestrator.ExportDeployment(pb.ExportDeploymentRequest(name=name), timeout=5)
         except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017 - it may also be there
             return None
         if found.deployment.state == pb.DEPLOYMENT_STATE_DELETING:
             return None
