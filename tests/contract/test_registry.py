@@ -381,7 +381,7 @@ async def test_a_flapping_engine_is_suspect_until_it_is_calm(tmp_path: Path) -> 
 
 async def test_a_dead_engine_is_noticed_though_its_lease_runs_on(tmp_path: Path) -> None:
     """An engine whose process is gone is unavailable with WATCH_BROKEN long before its lease ends; it heals."""
-    async with registry(tmp_path) as stub:
+    async with registry(tmp_path, ask_seconds=60) as stub:
         async with engine(tmp_path, "podman") as podman:
             await register(stub, podman, lease_duration=duration(600))
             await becomes(stub, "podman", AVAILABLE)

@@ -565,6 +565,19 @@ async def test_one_handler_for_two_methods_is_told_apart(tmp_path: Path, caplog:
             assert error.metadata == {"method": method}
 
 
+async def test_a_method_that_changes_its_handler_is_served_by_the_new_one(tmp_path: Path) -> None:
+    """What was wrapped once is not served for ever: a generic handler may answer with another handler."""
+
+    async def other(request: bytes, context: Any) -> bytes:
+        return b"other"
+
+    methods = {GET: unary(echo)}
+    async with serving(at(tmp_path), methods=methods), calling(at(tmp_path)) as channel:
+        assert await channel.unary_unary(GET)(b"hi", timeout=5) == b"hi"
+        methods[GET] = unary(other)
+        assert await channel.unary_unary(GET)(b"hi", timeout=5) == b"other"
+
+
 PROGRAM = """
 import asyncio, sys
 from services.errors import Unavailable

@@ -297,7 +297,7 @@ class DirectoryMachine(RuleBasedStateMachine):
     def holder(self, name: str) -> str:
         return next((e for e, it in self.engines.items() if name == e or name in it["aliases"]), "")
 
-    @rule(engine_id=IDS, instance=INSTANCES, lease=st.sampled_from([10, 25]), aliases=st.sets(NAMES, max_size=2))
+    @rule(engine_id=IDS, instance=INSTANCES, lease=st.sampled_from([10, 200]), aliases=st.sets(NAMES, max_size=2))
     def register(self, engine_id: str, instance: str, lease: int, aliases: set[str]) -> None:
         wanted = registration(engine_id, instance_id=instance, lease=lease, aliases=tuple(aliases))
         expected: type[BeemeshError] | None = None
@@ -338,6 +338,19 @@ class DirectoryMachine(RuleBasedStateMachine):
         if known is not None and known["instance"] == instance:
             well, ill = health is HEALTHY, health is UNHEALTHY
             known["health"] = "" if well else "UNHEALTHY:SOCKET_UNREACHABLE" if ill else "WATCH_BROKEN"
+
+    @precondition(lambda self: self.engines)
+    @rule(data=st.data(), times=st.integers(1, 5), seconds=st.sampled_from([0, 1, 20, 30]))
+    def change_again_and_again(self, data: st.DataObject, times: int, seconds: float) -> None:
+        engine_id = data.draw(st.sampled_from(sorted(self.engines)))
+        for _ in range(times):
+            known = self.engines[engine_id]
+            self.see_health(engine_id, known["instance"], HEALTHY if known["health"] else UNHEALTHY)
+            self.agrees_with_the_model()
+            self.time_passes(seconds)
+            self.agrees_with_the_model()
+            if engine_id not in self.engines:
+                break
 
     @rule(name=NAMES)
     def set_default(self, name: str) -> None:
@@ -395,4 +408,4 @@ class DirectoryMachine(RuleBasedStateMachine):
 
 
 TestDirectoryMachine = DirectoryMachine.TestCase
-TestDirectoryMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDirectoryMachine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
