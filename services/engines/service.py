@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 from beemesh.engine.v1 import engine_service_pb2 as pb
 from beemesh.engine.v1 import engine_service_pb2_grpc as pb_grpc
 
+from services.data_dir import claimed
 from services.engines.backend import Limits
 from services.engines.capacity import measure
 from services.engines.engine import Engine, HealthState
@@ -26,7 +25,6 @@ from services.engines.records import Records
 from services.engines.registration import Registration
 from services.engines.servicer import EngineServicer, Parts
 from services.engines.settings import EngineSettings
-from services.errors import FailedPrecondition
 from services.rpc.server import Server
 from services.telemetry import Log
 
@@ -54,7 +52,7 @@ async def run_engine(settings: EngineSettings, program: Program, stop: asyncio.E
     NOT_SERVING until the node's id is known.
     """
     data_dir = Path(settings.data_dir)
-    with locked(data_dir):
+    with claimed(data_dir):
         servicer = EngineServicer()
         server = Server(addresses=[settings.listen])
         (program.add_services or add_engine_service)(server, servicer)
@@ -72,26 +70,6 @@ async def run_engine(settings: EngineSettings, program: Program, stop: asyncio.E
 def add_engine_service(server: Server, servicer: EngineServicer) -> None:
     """Serve EngineService."""
     server.add(pb_grpc.add_EngineServiceServicer_to_server, servicer, ENGINE_SERVICE)
-
-
-@contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory (made 0700) alone; raises FailedPrecondition(DATA_DIR_IN_USE)."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data_dir.chmod(0o700)
-    lock = os.open(data_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FailedPrecondition(
-                f"data directory {data_dir} is used by another process; end it, or set another data_dir",
-                reason="DATA_DIR_IN_USE",
-                metadata={"data_dir": str(data_dir)},
-            ) from error
-        yield
-    finally:
-        os.close(lock)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from services.engines.engine import (
     WorkloadState,
 )
 from services.engines.records import write_atomically
-from services.errors import NotFound
+from services.errors import DataLoss, NotFound
 from services.identity import Ownership, hash_label
 
 LOG_LINES_MAX = 10_000
@@ -67,6 +67,11 @@ class MockWorkload:
     last_line: int = 0
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Its node and its id."""
+        return self.ownership.node_id, self.ownership.workload_id
+
+    @property
     def alive(self) -> bool:
         """Whether more output may come."""
         return any(component.state in _ALIVE for component in self.components)
@@ -96,59 +101,63 @@ class MockBackend:
     """All workloads of all nodes that share a directory, one file each.
 
     Like containers, they survive the end of this process, however it ends; unlike the engine's records they need not
-    survive the machine's, so nothing waits for the disk. A file that cannot be read stops the start.
+    survive the machine's, so nothing waits for the disk.
     """
 
     def __init__(self, directory: Path, *, clock: Callable[[], float]) -> None:
         self._directory = directory
         self._clock = clock
-        self._workloads: dict[str, MockWorkload] = {}
+        self._loaded = False
+        self._workloads: dict[tuple[str, str], MockWorkload] = {}
+        """By node id and workload id."""
         self._moved = asyncio.Condition()
         self._scripted = asyncio.Condition()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in directory.glob("*.json"):
-            workload = msgspec.json.decode(path.read_bytes(), type=MockWorkload)
-            self._workloads[workload.ownership.workload_id] = workload
+
+    def load(self) -> None:
+        """Read what is there, once; raises DataLoss(STATE_UNREADABLE) naming a file that cannot be read."""
+        if self._loaded:
+            return
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        for path in self._directory.glob("*.json"):
+            try:
+                workload = msgspec.json.decode(path.read_bytes(), type=MockWorkload)
+            except ValueError as error:
+                raise DataLoss(f"{path} cannot be read: {error}", reason="STATE_UNREADABLE") from error
+            self._workloads[workload.key] = workload
+        self._loaded = True
 
     def of_node(self, node_id: str) -> Mapping[str, Observation]:
         """What this node has, by workload id."""
         return {
             workload_id: workload.observation()
-            for workload_id, workload in self._workloads.items()
-            if workload.ownership.node_id == node_id
+            for (owner, workload_id), workload in self._workloads.items()
+            if owner == node_id
         }
 
     def find(self, node_id: str, workload_id: str) -> MockWorkload | None:
-        """One workload, if it is this node's."""
-        workload = self._workloads.get(workload_id)
-        return workload if workload is not None and workload.ownership.node_id == node_id else None
+        """One workload of this node."""
+        return self._workloads.get((node_id, workload_id))
 
     async def create(self, ownership: Ownership, parts: Sequence[Part], ports: Sequence[PortMapping]) -> None:
         """Start components, each with its first lines of output."""
         now = self._clock()
-        components = [_start(part, now) for part in parts]
         workload = MockWorkload(
-            ownership=Ownership(
-                node_id=ownership.node_id,
-                deployment_id=ownership.deployment_id,
-                workload_id=ownership.workload_id,
-                manifest_hash=hash_label(ownership.manifest_hash),
-            ),
-            components=components,
+            ownership=replace(ownership, manifest_hash=hash_label(ownership.manifest_hash)),
+            components=[_start(part, now) for part in parts],
             ports=tuple(ports),
             create_time=now,
         )
-        for component in components:
+        for component in workload.components:
             name = f"{component.display_name}-{component.replica}"
             workload.write(component.component_id, [f"{name} line {n}" for n in range(1, _FIRST_LINES + 1)], now)
-        self._workloads[ownership.workload_id] = workload
-        await self._save(ownership.workload_id)
+        self._workloads[workload.key] = workload
+        await self._save(workload)
 
     async def destroy(self, node_id: str, workload_id: str) -> None:
         """Delete it; a repeat is harmless."""
-        if self.find(node_id, workload_id) is not None:
-            del self._workloads[workload_id]
-            await self._save(workload_id)
+        workload = self._workloads.pop((node_id, workload_id), None)
+        if workload is not None:
+            await self._save(workload)
 
     async def script(
         self,
@@ -167,13 +176,13 @@ class MockBackend:
         if workload is None:
             raise absent(workload_id)
         if state is WorkloadState.REMOVED:
-            del self._workloads[workload_id]
+            del self._workloads[workload.key]
         else:
             _set_state(workload, state, exit_status)
             mains = [component for component in workload.components if component.role is Role.MAIN]
             if mains:
                 workload.write(mains[0].component_id, lines, self._clock())
-        await self._save(workload_id)
+        await self._save(workload)
         async with self._scripted:
             self._scripted.notify_all()
 
@@ -185,8 +194,10 @@ class MockBackend:
         wanted, seen = _selector(workload, query), workload.last_line
         for batch in _batches(_select(workload.lines, wanted, query)):
             yield batch
-        while query.follow and not self._is_over(workload):
+        over = not query.follow
+        while not over:
             await self._news(workload, seen)
+            over = self._is_over(workload)
             fresh = [line for line in workload.lines if line.number > seen and wanted(line)]
             seen = workload.last_line
             for batch in _batches(fresh):
@@ -198,7 +209,7 @@ class MockBackend:
 
     def _is_over(self, workload: MockWorkload) -> bool:
         """Whether no more output can come: all ended, or removed."""
-        return not workload.alive or self._workloads.get(workload.ownership.workload_id) is not workload
+        return not workload.alive or self._workloads.get(workload.key) is not workload
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield after every scripted change; what the engine itself changes it knows."""
@@ -207,17 +218,17 @@ class MockBackend:
                 await self._scripted.wait()
             yield
 
-    async def _save(self, workload_id: str) -> None:
-        self._store(workload_id)
+    async def _save(self, workload: MockWorkload) -> None:
+        self._store(workload)
         async with self._moved:
             self._moved.notify_all()
 
-    def _store(self, workload_id: str) -> None:
-        path, workload = self._directory / f"{workload_id}.json", self._workloads.get(workload_id)
-        if workload is None:
-            path.unlink(missing_ok=True)
-        else:
+    def _store(self, workload: MockWorkload) -> None:
+        path = self._directory / f"{'.'.join(workload.key)}.json"
+        if workload.key in self._workloads:
             write_atomically(path, msgspec.json.encode(workload), durable=False)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def absent(workload_id: str) -> NotFound:

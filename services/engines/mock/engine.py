@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 from services.engines.admission import UNKNOWN_OPTION
 from services.engines.engine import (
@@ -57,6 +57,10 @@ class MockEngine(Engine):
         self.node_id = node_id
         self._backend = backend
         self._health = health
+
+    async def __aenter__(self) -> Self:
+        self._backend.load()
+        return self
 
     @property
     def info(self) -> Info:
