@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.errors import FieldViolation
-from services.manifests.lookup import strings_at
+from services.manifests.lookup import strings_at, value_at
+from services.manifests.marks import Position
 from services.manifests.paths import Path, format_path
-from services.manifests.tree import Node, Position
+from services.manifests.tree import Node
 
 ANNOTATION_PREFIX = "beemesh.io/"
 DEFAULT_NAMESPACE = "default"
@@ -66,10 +67,8 @@ class Document:
         node: Node | None = self.root
         for step in path[:-1]:
             node = node.child(step) if node else None
-        key = path[-1] if path else None
-        if node is not None and isinstance(key, str) and key in node.keys:
-            return node.keys[key]
-        return self.position(path)
+        found = node.key_position(path[-1]) if node and path else None
+        return found or self.position(path)
 
     @property
     def is_workload(self) -> bool:
@@ -84,7 +83,7 @@ class Document:
     def annotation_source(self, key: str) -> Path | None:
         """The path of the annotation `key` that counts: that of the metadata, else that of a Deployment's template."""
         for path in (self.annotations_path, _TEMPLATE_ANNOTATIONS):
-            if key in strings_at(self.body, path):
+            if isinstance(value_at(self.body, (*path, key)), str):
                 return (*path, key)
         return None
 

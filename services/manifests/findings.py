@@ -6,6 +6,7 @@ from services.errors import FieldViolation, InvalidArgument
 
 MAX_FINDINGS = 50
 """A manifest with more findings than these is reported with the first ones only."""
+_LONGEST_PATH = 200
 
 
 class Findings:
@@ -35,7 +36,7 @@ def refusal(*violations: FieldViolation) -> InvalidArgument:
     reasons = {violation.reason for violation in violations}
     reason = reasons.pop() if len(reasons) == 1 else "MANIFEST_INVALID"
     first = violations[0]
-    where = f"{first.field_path} " if first.field_path else ""
+    where = f"{_cut(first.field_path, _LONGEST_PATH)} " if first.field_path else ""
     where += f"(line {first.line}, column {first.column}): " if first.line else ""
     more = len(violations) - 1
     rest = f" And {more} more finding{'s' * (more > 1)}." if more else ""
@@ -45,4 +46,8 @@ def refusal(*violations: FieldViolation) -> InvalidArgument:
 def shorten(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: quoted when it is text, and never long."""
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return _cut(text, limit)
+
+
+def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -58,7 +58,8 @@ class _Rules:
             self._check_both(("data",), ("binaryData",))
 
     def _add(self, path: Path, message: str, reason: str = "BAD_VALUE", *, at_key: bool = False) -> None:
-        self._findings.add(violation(self._document, path, message, reason, at_key=at_key))
+        if not self._findings.full:
+            self._findings.add(violation(self._document, path, message, reason, at_key=at_key))
 
     def _check_pod(self, spec: Path) -> None:
         if "ephemeralContainers" in mapping_at(self._body, spec):
@@ -110,8 +111,8 @@ class _Rules:
         self._check_unique(mounts, "mountPath", "mount path")
         for at, mount in [*mounts, *_under(path, mappings_in(container, ("volumeDevices",)))]:
             name = mount.get("name")
-            if isinstance(name, str) and name not in volumes:
-                have = ", ".join(sorted(volumes)) or "none"
+            if isinstance(name, str) and name not in volumes and not self._findings.full:
+                have = ", ".join(sorted(volumes)[:10]) or "none"
                 self._add((*at, "name"), f"there is no volume {shorten(name)} in this pod; its volumes: {have}")
 
     def _check_resources(self, path: Path) -> None:
@@ -156,7 +157,7 @@ class _Rules:
             self._add(selector, "a Deployment's selector cannot be empty")
 
     def _check_both(self, first: Path, second: Path) -> None:
-        for key in mapping_at(self._body, first).keys() & mapping_at(self._body, second).keys():
+        for key in sorted(mapping_at(self._body, first).keys() & mapping_at(self._body, second).keys()):
             line = self._document.key_position((*first, key)).line
             message = f"key {shorten(key)} is in {first[-1]} too, at line {line}"
             self._add((*second, key), message, "DUPLICATE_VALUE", at_key=True)

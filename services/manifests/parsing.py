@@ -187,8 +187,8 @@ def _merge_annotations(documents: Sequence[Document], findings: Findings) -> dic
     for document in documents:
         for key, value in document.beemesh_annotations().items():
             owner = owners.setdefault(key, document)
-            path = document.annotation_source(key) or ()
-            if merged.setdefault(key, value) != value:
+            if merged.setdefault(key, value) != value and not findings.full:
+                path = document.annotation_source(key) or ()
                 lines = owner.position(owner.annotation_source(key) or ()).line, document.position(path).line
                 message = (
                     f"the documents disagree: {shorten(merged[key])} at line {lines[0]}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -12,7 +13,7 @@ import jsonschema_rs
 from jsonschema_rs import ValidationErrorKind as Kind
 
 from services.manifests.documents import Document, violation
-from services.manifests.findings import Findings, shorten
+from services.manifests.findings import MAX_FINDINGS, Findings, shorten
 from services.manifests.formats import FORMATS
 from services.manifests.paths import Path
 
@@ -26,6 +27,8 @@ _TYPES = {
     "number": "a number",
     "boolean": "true or false",
 }
+_ALL_ERRORS = 10_000
+"""Values in a document, up to which all its schema errors are asked for."""
 _NO_VALUES = frozenset({"Secret"})
 """Kinds whose values stay out of messages."""
 
@@ -35,10 +38,23 @@ def check(document: Document, schema_file: str, findings: Findings) -> None:
     validator = _validator(schema_file, document.kind)
     if validator.is_valid(document.body):
         return
-    for error in validator.iter_errors(document.body):
+    for error in _errors(validator, document):
         if findings.full:
             return
         _report(error, document, definition(schema_file, document.kind), findings)
+
+
+def _errors(
+    validator: jsonschema_rs.Draft202012Validator, document: Document
+) -> Iterable[jsonschema_rs.ValidationError]:
+    """The document's errors. The validator makes all of them before it gives the first, so a huge one gets one."""
+    if document.root.weight <= _ALL_ERRORS:
+        return validator.iter_errors(document.body)
+    try:
+        validator.validate(document.body)
+    except jsonschema_rs.ValidationError as error:
+        return [error]
+    return []
 
 
 @functools.cache
@@ -65,7 +81,7 @@ def _report(error: jsonschema_rs.ValidationError, document: Document, schema: Sc
     kind = error.kind
     if isinstance(kind, Kind.AdditionalProperties):
         known = _properties(schema, path)
-        for name in kind.unexpected:
+        for name in kind.unexpected[:MAX_FINDINGS]:
             message = f"unknown field {shorten(name)}{_suggestion(name, known)}"
             findings.add(violation(document, (*path, name), message, "UNKNOWN_FIELD", at_key=True))
     elif isinstance(kind, Kind.Required):

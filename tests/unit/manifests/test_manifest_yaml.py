@@ -254,6 +254,32 @@ def test_a_bomb_is_refused_within_a_second(bomb: str) -> None:
     assert len(str(error)) < 1000
 
 
+FLOODS = {
+    "annotations": (
+        POD.replace(
+            "  annotations:\n", "  annotations:\n" + "".join(f"    beemesh.io/a{n}: b\n" for n in range(40_000))
+        ),
+        0,
+    ),
+    "arguments of the wrong type": (POD + "    args: [" + "1," * 99_000 + "]\n", 1),
+    "volumes of one name": (POD + "  volumes:\n" + "  - {name: a}\n" * 30_000, 50),
+    "keys that are numbers, deep inside": (
+        "[" * 60 + "{" + "".join(f"{n}: 1, " for n in range(49_000)) + "}" + "]" * 60,
+        50,
+    ),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_is_read_in_time_that_grows_with_its_size(flood: str) -> None:
+    """Tens of thousands of fields or faults of one sort take no more than seconds, however many findings there are."""
+    text, findings = FLOODS[flood]
+    start = time.process_time()
+    assert (len(refused(text).violations) if findings else 0) == findings
+    assert findings or parse(text)
+    assert time.process_time() - start < 3.0
+
+
 def test_the_largest_manifest_is_read() -> None:
     """A manifest of exactly the limit is not too large."""
     text = POD + "#" * (MAX_BYTES - len(POD))
