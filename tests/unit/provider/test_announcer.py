@@ -161,6 +161,33 @@ async def test_what_has_ended_is_forgotten_on_disk_too(tmp_path: Path) -> None:
         assert provider.store.count == 0
 
 
+async def test_forgetting_what_ended_does_not_forget_what_is_announced_anew(tmp_path: Path) -> None:
+    """A manifest announced again in the moment in which its tombstone is dropped is there after a restart."""
+    clock = Clock()
+    async with running(tmp_path, clock) as before:
+        await before.announce()
+        await before.announcer.withdraw("web")
+        clock.advance(1_000)
+        before.catalogue.expire()
+        await asyncio.gather(before.announce(), before.announcer.flush())
+    async with running(tmp_path, clock) as after:
+        assert after.found() == [clock.now_ms]
+
+
+async def test_a_sequence_is_never_used_again(tmp_path: Path) -> None:
+    """Even when all records are forgotten and the clock went back, the next sequence is greater than every earlier."""
+    clock = Clock()
+    async with running(tmp_path, clock) as before:
+        first = await before.announce()
+        await before.announcer.withdraw("web")
+        clock.advance(1_000)
+        await before.announcer.tick()
+    clock.advance(-5_000)
+    async with running(tmp_path, clock) as after:
+        assert after.store.count == 0
+        assert (await after.announce()).record.seq > first.record.seq + 1
+
+
 async def test_the_same_request_twice_changes_nothing(tmp_path: Path) -> None:
     """A repeat with the same request id and content keeps sequence and expiry, over a restart too; others renew."""
     clock = Clock()
