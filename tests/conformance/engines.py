@@ -1,0 +1,12 @@
+"""The engines that the conformance suite runs on: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tests.conformance.harness import EngineHarness
+from tests.conformance.mock_harness import MockHarness
+
+ENGINES: Mapping[str, Callable[[], EngineHarness]] = {
+    "mock": MockHarness,
+}
