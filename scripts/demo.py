@@ -271,6 +271,8 @@ def tour(story: Story, engine: str, before: frozenset[podman_state.Object] | Non
                 steps.run()
             except (Differs, grpc.RpcError):
                 print(f"\nThe end of the node's log:\n{node.log_tail()}", file=sys.stderr)
+                if engine == "podman":
+                    podman_state.purge(node.node_id())
                 raise
         story.step("Stop the node", "", "")
         expect("the node's exit code", node.stop(), 0)

@@ -115,6 +115,11 @@ class LocalNode:
         process.wait(10)
         self._close()
 
+    def node_id(self) -> str:
+        """The node's id as its data directory has it, whether it runs or not; empty before its first start."""
+        path = self.data_dir / "orchestrator" / "node_id"
+        return path.read_text().strip() if path.exists() else ""
+
     def services(self) -> dict[str, int]:
         """The node's services that run now: module and process id."""
         return {

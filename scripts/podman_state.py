@@ -84,3 +84,19 @@ def remove(item: Object) -> None:
     """Remove one object; raises PodmanFailed."""
     commands = {"image": ("rmi",), "network": ("network", "rm"), "volume": ("volume", "rm"), "pod": ("pod", "rm", "-f")}
     podman(*commands.get(item.kind, ("rm", "-f")), item.name)
+
+
+def purge(node_id: str) -> list[str]:
+    """Remove all that carries this node's label, for who has to leave a clean machine after a failure; its names."""
+    label = f"label={NODE_LABEL}={node_id}"
+    removed: list[str] = []
+    for listing, removal in (
+        (("pod", "ps"), ("pod", "rm", "-f", "-t", "0")),
+        (("ps", "--all"), ("rm", "-f", "-t", "0")),
+        (("network", "ls"), ("network", "rm", "-f")),
+        (("volume", "ls"), ("volume", "rm", "-f")),
+    ):
+        for name in podman(*listing, "--filter", label, "--quiet").split():
+            podman(*removal, name)
+            removed.append(name)
+    return removed

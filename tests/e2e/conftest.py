@@ -9,17 +9,21 @@ from contextlib import ExitStack
 
 import pytest
 
+from scripts import podman_state
 from scripts.local_node import LocalNode
 from scripts.make_test_image import REFERENCE, import_image
 
 
 @pytest.fixture
 def start_node() -> Iterator[Callable[..., LocalNode]]:
-    """Start any number of nodes; each is stopped and its directories removed after the test."""
+    """Start any number of nodes; each is stopped after the test, and what it left in podman and on disk is removed."""
     with ExitStack() as stack:
 
         def start(engines: str = "mock") -> LocalNode:
-            return stack.enter_context(LocalNode(engines=engines))
+            node = stack.enter_context(LocalNode(engines=engines))
+            if "podman" in engines:
+                stack.callback(lambda: podman_state.purge(node.node_id()))
+            return node
 
         yield start
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,14 +35,26 @@ def wait_for_podman(client: Client) -> None:
     pytest.fail("podman does not become available")
 
 
+def get(client: Client) -> pb2.Deployment:
+    """The example's deployment as it is now."""
+    answer: Any = client.call(client.orchestrator.GetDeployment, pb2.GetDeploymentRequest(name=ID))
+    found: pb2.Deployment = answer.deployment
+    return found
+
+
 def apply(client: Client) -> pb2.Instance:
     """Apply the example and wait until it runs."""
     wait_for_podman(client)
     request = pb2.ApplyManifestRequest(manifest=Manifest(content=POD), wait=Duration(seconds=60))
-    answer: Any = client.call(client.orchestrator.ApplyManifest, request, seconds=90)
-    assert answer.deployment.state == pb2.DEPLOYMENT_STATE_ACTIVE
-    found: pb2.Instance = answer.deployment.instances[0]
-    return found
+    client.call(client.orchestrator.ApplyManifest, request, seconds=90)
+    deployment = get(client)
+    for _ in range(100):  # after a restart it may be UNKNOWN until the node has heard from its engine again
+        if deployment.state == pb2.DEPLOYMENT_STATE_ACTIVE:
+            break
+        time.sleep(0.1)
+        deployment = get(client)
+    assert deployment.state == pb2.DEPLOYMENT_STATE_ACTIVE
+    return deployment.instances[0]
 
 
 def delete(client: Client) -> None:
