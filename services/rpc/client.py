@@ -37,7 +37,10 @@ _KEEPALIVE = [
 def connect(
     target: str, *, files: Iterable[FileDescriptor] = (), root_certificate: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `unix:/path` or `host:port`; unary methods of `files` that are marked idempotent are retried."""
+    """A channel to `unix:/path` or `host:port`; unary methods of `files` that are marked idempotent are retried.
+
+    Cancel each stream before closing the channel: grpc does not end one that nobody is reading just then.
+    """
     config = _service_config(tuple(s for file in files for s in file.services_by_name.values()))
     options = [
         *_KEEPALIVE,

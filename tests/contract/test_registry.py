@@ -227,6 +227,21 @@ async def test_an_alias_names_its_engine_and_cannot_be_taken(tmp_path: Path) -> 
             assert (error.reason, error.metadata["holder"]) == ("ALIAS_TAKEN", "libvirt")
 
 
+async def test_the_verbs_of_the_runtime_registry(tmp_path: Path) -> None:
+    """register, get_engine (one or none), set_default_engine, check_available_engines (a truth value per engine)."""
+    async with registry(tmp_path) as stub, engine(tmp_path, "podman") as podman, engine(tmp_path, "docker") as docker:
+        docker.say(UNHEALTHY)
+        for fake in (podman, docker):
+            await register(stub, fake)
+        await becomes(stub, "podman", AVAILABLE)
+        assert (await get(stub, "docker")).engine_id == "docker"
+        assert isinstance(await refused(get(stub, "rkt")), NotFound)
+        await set_default(stub, "podman")
+        answer = await stub.CheckAvailableEngines(pb.CheckAvailableEnginesRequest(), timeout=5)
+        assert dict(answer.available) == {"podman": True, "docker": False}
+        assert answer.default_engine == "podman"
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
