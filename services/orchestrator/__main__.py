@@ -7,7 +7,6 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,14 @@ from services import telemetry
 from services.data_dir import claimed
 from services.errors import FailedPrecondition
 from services.identity import check_node_id
+from services.manifests import digest
 from services.orchestrator import machine, token
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.convert import resource_text
 from services.orchestrator.engines import GrpcEngines, Timeouts
 from services.orchestrator.ledger import Room
-from services.orchestrator.model import Deployment
+from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.providers import GrpcProviders
 from services.orchestrator.reconciler import Reconciler
@@ -46,6 +46,9 @@ PROGRAM = "beemesh-orchestrator"
 
 log = Log(__name__)
 
+_SIDE_KINDS = ("ConfigMap", "Secret", "PersistentVolumeClaim")
+"""What stands beside a workload and is none."""
+
 _FIRST_VIEW_SECONDS = 5.0
 _HEALTH_SECONDS = 1.0
 
@@ -58,7 +61,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     server = _server(settings)  # a refused address or token file ends it here, before anything is opened
-    providers = GrpcProviders(settings.provider)
+    providers = GrpcProviders(settings.provider, applied_records=settings.applied_records)
     node_id = await _node_id(settings.data_dir / "node_id", providers)
     async with Store(settings.data_dir / "orchestrator.db") as store, asyncio.TaskGroup() as tasks:
         engines = GrpcEngines(registry=settings.registry, timeouts=Timeouts())
@@ -68,7 +71,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             store=store,
             book=book,
             providers=providers,
-            metadata=lambda record: provider_metadata(record, engines, room),
+            text=lambda record: announced(record, engines, room),
             refresh_seconds=settings.announce_refresh,
         )
         applier = Applier(
@@ -118,16 +121,23 @@ async def _node_id(cache: Path, providers: GrpcProviders) -> str:
     return node_id
 
 
-def provider_metadata(record: Deployment, engines: GrpcEngines, room: Room) -> Mapping[str, str]:
-    """The six keys of a provider record; capabilities are the engines usable now, and mock is none."""
+def announced(record: Deployment, engines: GrpcEngines, room: Room) -> Announced:
+    """What is said of a running deployment; capabilities are the engines usable now, and mock is none."""
     usable = sorted(view.engine_id for view in engines.views().values() if view.available and view.engine_id != MOCK)
-    return {
-        "runtime_engine": record.engine_id,
-        "workload_id": record.workload_id,
-        "node_type": "beemesh-machine",
-        "capabilities": ",".join(usable),
-        **resource_text(cpu_cores=room.cpu_cores, memory_bytes=room.memory_bytes),
-    }
+    return Announced(
+        metadata={
+            "runtime_engine": record.engine_id,
+            "workload_id": record.workload_id,
+            "node_type": "beemesh-machine",
+            "capabilities": ",".join(usable),
+            **resource_text(cpu_cores=room.cpu_cores, memory_bytes=room.memory_bytes),
+        },
+        digest=digest(record.wish.manifest.encode()),
+        kind=next(kind for kind in record.wish.kinds if kind not in _SIDE_KINDS),
+        owner=record.owner,
+        engine_id=record.engine_id,
+        apply_time=record.create_time,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

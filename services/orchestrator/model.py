@@ -260,3 +260,17 @@ class Observed:
     message: str = ""
     raw: bytes = b""
     """The engine's serialized beemesh.engine.v1.Workload, passed on untouched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """What is said of a running deployment: the provider record, and the applied-manifest record beside it."""
+
+    metadata: Mapping[str, str]
+    """The six keys of a provider record."""
+    digest: str
+    """`sha256:<hex>` of the manifest's bytes."""
+    kind: str
+    owner: str
+    engine_id: str
+    apply_time: float

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from services.errors import BeemeshError
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
-from services.orchestrator.model import Deployment
+from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.ports import Providers
 from services.telemetry import Log
 
@@ -16,7 +16,6 @@ log = Log(__name__)
 
 _CONCURRENCY = 8
 _RETRY_FIRST, _RETRY_MAX = 0.2, 10.0
-_NEVER: Mapping[str, str] = {}
 
 
 class Outbox:
@@ -28,17 +27,17 @@ class Outbox:
         store: db.Store,
         book: Book,
         providers: Providers,
-        metadata: Callable[[Deployment], Mapping[str, str]],
+        text: Callable[[Deployment], Announced],
         refresh_seconds: float,
     ) -> None:
-        """`metadata` gives the six keys of the provider record; `refresh_seconds`: all is announced anew that often."""
+        """`text` is what is said of a record; `refresh_seconds`: all is compared and said anew that often."""
         self._store = store
         self._book = book
         self._providers = providers
-        self._metadata = metadata
+        self._text = text
         self._refresh_seconds = refresh_seconds
         self._wanted: dict[str, bool] = {}
-        self._said: dict[str, Mapping[str, str] | None] = {}
+        self._said: dict[str, Announced | None] = {}
         """What was last said and confirmed; None: withdrawn. Absent: not known."""
         self._due: set[str] = set()
         """To be said again although nothing changed."""
@@ -83,10 +82,12 @@ class Outbox:
     async def run(self) -> None:
         """Say what is wanted, for ever."""
         delay = _RETRY_FIRST
+        compared = False
         while True:
             self._wake.clear()
+            compared = compared or await self._compare()
             pending = self._pending()
-            failed = not all(await self._say_all(pending))
+            failed = not (all(await self._say_all(pending)) and compared)
             delay = min(delay * 2, _RETRY_MAX) if failed else _RETRY_FIRST
             try:
                 async with asyncio.timeout(delay if failed else self._refresh_seconds):
@@ -96,27 +97,39 @@ class Outbox:
             except TimeoutError:
                 if not failed:
                     self._due.update(self._wanted)
+                    compared = False
 
-    def _pending(self) -> list[tuple[str, Mapping[str, str] | None]]:
-        found: list[tuple[str, Mapping[str, str] | None]] = []
+    async def _compare(self) -> bool:
+        """Withdraw what is announced and no record wants (a database that was lost or put back); False: not known."""
+        try:
+            announced = await self._providers.announced()
+        except BeemeshError as error:
+            log.warning("announcements_not_listed", error=repr(error))
+            return False
+        for deployment_id in announced:
+            self._wanted.setdefault(deployment_id, False)
+        return True
+
+    def _pending(self) -> list[tuple[str, Announced | None]]:
+        found: list[tuple[str, Announced | None]] = []
         for deployment_id, wanted in self._wanted.items():
             record = self._book.find(deployment_id)
-            text = self._metadata(record) if wanted and record is not None else None
-            known = self._said.get(deployment_id, _NEVER)
-            if known != text or deployment_id in self._due:
+            text = self._text(record) if wanted and record is not None else None
+            said = deployment_id in self._said and self._said[deployment_id] == text
+            if not said or deployment_id in self._due:
                 found.append((deployment_id, text))
         return found
 
-    async def _say_all(self, pending: list[tuple[str, Mapping[str, str] | None]]) -> list[bool]:
+    async def _say_all(self, pending: list[tuple[str, Announced | None]]) -> list[bool]:
         limit = asyncio.Semaphore(_CONCURRENCY)
 
-        async def one(deployment_id: str, text: Mapping[str, str] | None) -> bool:
+        async def one(deployment_id: str, text: Announced | None) -> bool:
             async with limit:
                 return await self._say(deployment_id, text)
 
         return await asyncio.gather(*(one(deployment_id, text) for deployment_id, text in pending))
 
-    async def _say(self, deployment_id: str, text: Mapping[str, str] | None) -> bool:
+    async def _say(self, deployment_id: str, text: Announced | None) -> bool:
         try:
             if text is None:
                 await self._providers.withdraw(deployment_id)
@@ -128,7 +141,7 @@ class Outbox:
             return False
         return True
 
-    async def _confirm(self, deployment_id: str, text: Mapping[str, str] | None) -> None:
+    async def _confirm(self, deployment_id: str, text: Announced | None) -> None:
         """Note that it is said; if another wish came meanwhile, that one is still pending and nothing is lost."""
         self._said[deployment_id] = text
         self._due.discard(deployment_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.orchestrator.model import Deployment, EngineView, Issue, Observed
+from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed
 
 
 class Engines(Protocol):
@@ -39,7 +39,10 @@ class Engines(Protocol):
 class Providers(Protocol):
     """The node's provider service."""
 
-    async def announce(self, manifest_id: str, metadata: Mapping[str, str]) -> None:
+    async def announced(self) -> Sequence[str]:
+        """The manifest ids that this node announces now."""
+
+    async def announce(self, manifest_id: str, text: Announced) -> None:
         """Make the DHT say that this node runs it; a repeat renews."""
 
     async def withdraw(self, manifest_id: str) -> None:

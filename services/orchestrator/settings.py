@@ -29,4 +29,6 @@ class Settings:
     """Allocatable bytes; 0: measured."""
     announce_refresh: float = 300.0
     """Seconds after which all is announced anew, for a provider that lost its memory."""
+    applied_records: bool = True
+    """Also write the applied-manifest records that older clients read."""
     log_level: str = "INFO"

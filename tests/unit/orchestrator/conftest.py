@@ -14,6 +14,7 @@ import pytest
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.ledger import Room
+from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.reconciler import Reconciler
 from services.orchestrator.store import Store
@@ -42,6 +43,17 @@ class Core:
                 await asyncio.sleep(0.005)
 
 
+def _text(record: Deployment) -> Announced:
+    return Announced(
+        metadata={"runtime_engine": record.engine_id, "workload_id": record.workload_id},
+        digest=record.wish.canonical_digest,
+        kind="Pod",
+        owner="",
+        engine_id=record.engine_id,
+        apply_time=record.create_time,
+    )
+
+
 @asynccontextmanager
 async def running(path: Path, engines: FakeEngines, providers: FakeProviders) -> AsyncIterator[Core]:
     """The core of one orchestrator process, from its start to its end."""
@@ -51,7 +63,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             store=store,
             book=book,
             providers=providers,
-            metadata=lambda record: {"runtime_engine": record.engine_id, "workload_id": record.workload_id},
+            text=_text,
             refresh_seconds=300,
         )
         ticks = iter(range(1, 1 << 30))

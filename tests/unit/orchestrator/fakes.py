@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services.errors import BeemeshError, Unavailable
-from services.orchestrator.model import Deployment, EngineView, Issue, Observed
+from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed
 from services.orchestrator.steps import RUNNING, UNKNOWN, unreachable
 
 KUBERNETES, COMPOSE, VIRTUAL_MACHINE, FUNCTION = 1, 2, 3, 4
@@ -132,16 +132,20 @@ class FakeProviders:
     """Implements `ports.Providers`."""
 
     def __init__(self) -> None:
-        self.announced: dict[str, Mapping[str, str]] = {}
+        self.said: dict[str, Mapping[str, str]] = {}
         self.down = False
 
-    async def announce(self, manifest_id: str, metadata: Mapping[str, str]) -> None:
+    async def announced(self) -> Sequence[str]:
         self._reach()
-        self.announced[manifest_id] = dict(metadata)
+        return list(self.said)
+
+    async def announce(self, manifest_id: str, text: Announced) -> None:
+        self._reach()
+        self.said[manifest_id] = dict(text.metadata)
 
     async def withdraw(self, manifest_id: str) -> None:
         self._reach()
-        self.announced.pop(manifest_id, None)
+        self.said.pop(manifest_id, None)
 
     def _reach(self) -> None:
         if self.down:

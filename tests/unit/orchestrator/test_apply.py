@@ -48,7 +48,7 @@ async def test_an_apply_ends_active_on_one_engine_and_is_announced(start: Start)
         workload = core.book.get(ID).workload_id
         assert core.engines.copies(workload) == ["podman"]
         await core.until(lambda: core.outbox.announced(ID))
-        assert core.providers.announced[ID] == {"runtime_engine": "podman", "workload_id": workload}
+        assert core.providers.said[ID] == {"runtime_engine": "podman", "workload_id": workload}
 
 
 async def test_the_same_apply_again_is_none_and_touches_nothing(start: Start) -> None:
@@ -191,7 +191,7 @@ async def test_naming_another_engine_moves_it_without_two_copies(start: Start) -
         await applied(core)
         assert (await applied(core, engine_id="docker"))[1] is State.ACTIVE
         assert core.engines.copies(core.book.get(ID).workload_id) == ["docker"]
-        await core.until(lambda: core.providers.announced.get(ID, {}).get("runtime_engine") == "docker")
+        await core.until(lambda: core.providers.said.get(ID, {}).get("runtime_engine") == "docker")
 
 
 async def test_room_is_one_for_the_node_and_freed_by_removal(start: Start) -> None:
@@ -223,7 +223,7 @@ async def test_a_deletion_withdraws_and_removes(start: Start) -> None:
         record = await core.applier.settled(ID, record.generation, 5)
         assert (record.state, record.step) == (State.DELETED, Step.GONE)
         assert core.engines.copies(record.workload_id) == []
-        await core.until(lambda: ID not in core.providers.announced)
+        await core.until(lambda: ID not in core.providers.said)
         with pytest.raises(NotFound):
             await core.applier.delete(ID)
         assert await applied(core) == (Action.CREATE, State.ACTIVE)
@@ -260,7 +260,7 @@ async def test_a_workload_that_ends_is_told_as_it_ended(start: Start, ends_in: i
     async with start(FakeEngines(view("podman"))) as core:
         core.engines["podman"].settles_in = ends_in
         assert await applied(core) == (Action.CREATE, state)
-        assert ID not in core.providers.announced
+        assert ID not in core.providers.said
 
 
 async def test_what_vanished_is_drift_until_it_is_applied_again(start: Start) -> None:
@@ -271,9 +271,9 @@ async def test_what_vanished_is_drift_until_it_is_applied_again(start: Start) ->
         core.engines["podman"].workloads.clear()
         core.reconciler.touch(workload)
         await core.until(lambda: core.book.get(ID).state is State.DEGRADED)
-        await core.until(lambda: ID not in core.providers.announced)
+        await core.until(lambda: ID not in core.providers.said)
         assert (await applied(core))[1] is State.ACTIVE
-        await core.until(lambda: ID in core.providers.announced)
+        await core.until(lambda: ID in core.providers.said)
 
 
 async def test_a_request_id_names_one_apply(start: Start) -> None:
@@ -330,7 +330,15 @@ async def test_an_announcement_waits_for_its_provider(start: Start) -> None:
         assert not core.outbox.announced(ID)
     providers.down = False
     async with start(engines, providers) as core:
-        await core.until(lambda: ID in providers.announced)
+        await core.until(lambda: ID in providers.said)
+
+
+async def test_what_no_record_wants_is_withdrawn_at_start(start: Start) -> None:
+    """An announcement left over from a database that was lost does not stay."""
+    providers = FakeProviders()
+    providers.said["ghost"] = {}
+    async with start(FakeEngines(view("podman")), providers) as core:
+        await core.until(lambda: "ghost" not in providers.said)
 
 
 async def test_a_nameless_manifest_needs_an_id(start: Start) -> None:
