@@ -11,19 +11,24 @@ say() { echo "setup: $*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 can_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
+# Runs a command and shows what it printed only if it fails.
+quietly() {
+  "$@" >.build/setup.log 2>&1 </dev/null || { cat .build/setup.log >&2; return 1; }
+}
+
 # Installs those of the packages that this release has; the rest is said.
 install_packages() {
   local wanted=() missing=() name
   export DEBIAN_FRONTEND=noninteractive
-  compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get update -q >&2
+  compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || quietly apt-get update
   for name in "$@"; do
     if apt-cache show "$name" >/dev/null 2>&1; then wanted+=("$name"); else missing+=("$name"); fi
   done
   [ ${#missing[@]} = 0 ] || say "this release has no ${missing[*]}"
   [ ${#wanted[@]} = 0 ] && return
   say "installing ${wanted[*]}"
-  local install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "${wanted[@]}")
-  "${install[@]}" >&2 || { apt-get update -q >&2 && "${install[@]}" >&2; }
+  local install=(apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "${wanted[@]}")
+  quietly "${install[@]}" 2>/dev/null || { quietly apt-get update && quietly "${install[@]}"; }
 }
 
 # A Python of at least 3.11 that can make virtual environments.
