@@ -109,7 +109,7 @@ class Tour:
         for engine in answer.engines:
             if engine.engine_id == self._engine and answer.available[self._engine] and engine.info.backend_version:
                 return engine
-        found = {e.engine_id: e.availability_reason or e.health.message for e in answer.engines}
+        found = {e.engine_id: f"{e.availability_reason} {e.health.message}".strip() for e in answer.engines}
         raise Differs(f"engine {self._engine} cannot be used; the registry says: {found or 'no engine'}")
 
     def apply(self) -> None:
@@ -295,7 +295,7 @@ def check_machine(engines: list[str]) -> None:
     except podman_state.PodmanFailed as error:
         raise NotHere(
             f"podman cannot be used here: {error}\n  To get it on Debian or Ubuntu, as root:\n"
-            "    apt-get install podman catatonit netavark aardvark-dns busybox-static\n"
+            "    apt-get install podman catatonit netavark aardvark-dns iptables busybox-static\n"
             "  Without it, the same with an engine that only pretends: make demo ENGINES=mock"
         ) from error
 

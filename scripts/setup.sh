@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .build
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # not every user has them
 exec 9>.build/setup.lock
 flock 9 # two makes at once wait for each other
 
@@ -69,6 +70,7 @@ first_of() {
 setup_engines() {
   local lacking=()
   have podman || lacking+=(podman)
+  have iptables || lacking+=(iptables)
   have crun || have runc || lacking+=(crun runc)
   have catatonit || first_of /usr/{,local/}lib{,exec}/podman/catatonit || lacking+=(catatonit)
   if have podman && [ -e /etc/cni/net.d/87-podman-bridge.conflist ] && ! first_of /usr/lib/podman/netavark; then

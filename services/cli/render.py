@@ -157,7 +157,7 @@ def _engine_row(item: Engine, default: str) -> tuple[str, ...]:
         EngineHealthState.Name(item.health.state).removeprefix("ENGINE_HEALTH_STATE_"),
         item.info.backend_version,
         ",".join(formats),
-        item.availability_reason or item.health.message,
+        ": ".join(part for part in (item.availability_reason, item.health.message) if part),
     )
 
 

@@ -54,7 +54,9 @@ async def supervise(settings: Settings, launch: Launch, stop: asyncio.Event) -> 
     )
     engines = choose_engines(settings.engines, installed=_installed_engines())
     if not engines and settings.engines:
-        log.warning("no_engine", looked_for="podman", hint="apt-get install podman catatonit netavark aardvark-dns")
+        log.warning(
+            "no_engine", looked_for="podman", hint="apt-get install podman catatonit netavark aardvark-dns iptables"
+        )
     with ExitStack() as held:
         for directory in dict.fromkeys((layout.data_dir, layout.run_dir)):
             held.enter_context(claimed(directory))
