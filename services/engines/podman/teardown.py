@@ -1,8 +1,11 @@
 """Ends pods as Kubernetes does, TERM, grace, KILL, then removes them; never by a stop of the pod as a whole.
 
 While podman 4 stops a pod it holds the pod's lock: every listing of pods hangs for the whole grace period. Stopping the
-containers one by one holds nothing. A mere TERM would not do: podman restarts a container that exits from it. Removing
-a pod with a running container, even its infra container, stalls for seconds; when all have exited it takes 30 ms.
+containers one by one holds nothing. A mere TERM would not do: podman restarts a container that exits from it.
+
+Removing a pod takes 30 ms, or stalls for more than 3 s: when a container has exited, its conmon starts a `podman
+container cleanup`, which waits for the lock that the removal holds, while the removal waits for conmon's cgroup to be
+empty. So the conmons are waited for first.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from services.engines.podman.api import Podman
@@ -24,6 +28,8 @@ _LATE_SECONDS = 2.0
 """After the grace period, for podman's own KILL."""
 _KILL_SECONDS = 5.0
 """How long a killed container may take to be gone before removal is tried all the same."""
+_CONMON_SECONDS = 3.0
+_CONMON_POLL_SECONDS = 0.02
 _STOPPABLE = frozenset({"running", "paused"})
 _UNSETTLED = _STOPPABLE | {"stopping", "stopped", "removing"}
 """`stopped` is not yet cleaned up after; what is exited, created or configured is no obstacle."""
@@ -47,10 +53,12 @@ class Teardown:
             pods = await self._podman.pods(self._labels)
             if not pods and not await self._podman.containers(self._labels):
                 return
+            conmons = await self._conmons(pods)
             grace = max((_grace(pod) for pod in pods), default=0.0) if grace_seconds is None else grace_seconds
             if grace > 0 and not force:
                 await self._stop(grace)
             await self._kill()
+            await _gone(conmons)
             await asyncio.gather(*(self._remove(pod["Id"]) for pod in pods))
         if await self._podman.pods(self._labels):
             raise DeadlineExceeded(
@@ -91,6 +99,18 @@ class Teardown:
             await asyncio.gather(*(self._kill_pod(pod["Id"]) for pod in obstacles))
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def _conmons(self, pods: Sequence[Listed]) -> list[int]:
+        """The processes that hold the pods' containers, infra containers included."""
+        ids = [container["Id"] for pod in pods for container in pod.get("Containers") or []]
+        found = await asyncio.gather(*(self._conmon(container) for container in ids))
+        return [pid for pid in found if pid]
+
+    async def _conmon(self, container: str) -> int:
+        try:
+            return int((await self._podman.inspect(container)).get("State", {}).get("ConmonPid") or 0)
+        except Refusal:  # it is gone
+            return 0
+
     @staticmethod
     def _unsettled(pods: Sequence[Listed], *, infra: bool) -> Iterator[tuple[str, str]]:
         for pod in pods:
@@ -110,6 +130,23 @@ class Teardown:
         except Refusal as refusal:
             if refusal.status != 404:
                 raise
+
+
+async def _gone(conmons: Sequence[int]) -> None:
+    """Wait until these processes have ended; not for what another pid namespace hides."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _CONMON_SECONDS
+    while any(_is_conmon(pid) for pid in conmons) and loop.time() < end:  # noqa: ASYNC110 - a process tells nobody
+        await asyncio.sleep(_CONMON_POLL_SECONDS)
+
+
+def _is_conmon(pid: int) -> bool:
+    """Whether a conmon that is more than a zombie has this pid."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return "(conmon)" in status and ") Z " not in status
 
 
 def _grace(pod: Listed) -> float:

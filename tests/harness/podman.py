@@ -1,0 +1,147 @@
+"""A podman that belongs to one test run: images, containers, locks and events in a directory of its own.
+
+On the machine's own podman two runs would see each other's pods, and "nothing is left" could not be said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from scripts.make_test_image import REFERENCE, import_image
+from services.engines.podman.engine import PodmanEngine
+from services.engines.podman.machine import needed_config, this_machine
+from services.engines.podman.service import PodmanService, ServiceSettings
+
+_TIMEOUT = 60
+IMAGE = REFERENCE
+
+
+class PodmanMachine:
+    """A podman store, and engines on it. Raises RuntimeError or OSError when podman cannot be used here."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="bmp"))  # short: sockets go into it
+        self._engines = 0
+        self.env = {
+            **os.environ,
+            "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
+            "CONTAINERS_CONF": str(self.directory / "containers.conf"),
+        }
+        self.env.pop("CONTAINER_HOST", None)
+
+    def __enter__(self) -> Self:
+        (self.directory / "storage.conf").write_text(
+            f'[storage]\ndriver = "{_driver()}"\n'
+            f'graphroot = "{self.directory}/root"\nrunroot = "{self.directory}/run"\n'
+        )
+        (self.directory / "containers.conf").write_text(_configuration(self.directory))
+        try:
+            self.make_image(REFERENCE)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(RuntimeError):
+            self.podman("pod", "kill", "--all")
+        with suppress(RuntimeError):
+            self.podman("pod", "rm", "--all", "--force")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def make_image(self, reference: str, *, changes: Sequence[str] = ()) -> None:
+        """Import a busybox image; `changes` are Dockerfile instructions."""
+        import_image(reference, podman=["env", *self._settings(), "podman"], changes=changes)
+
+    def podman(self, *arguments: str) -> str:
+        """Run the podman program on this store; what it printed. Raises RuntimeError."""
+        done = subprocess.run(
+            ["podman", *arguments], env=self.env, cwd="/", capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"podman {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        """What a list command says."""
+        return json.loads(self.podman(*arguments, "--format", "json") or "[]") or []
+
+    def objects(self) -> set[str]:
+        """All there is, images left out."""
+        return {
+            *(f"container {item['Names'][0]}" for item in self.listed("ps", "--all", "--external")),
+            *(f"pod {item['Name']}" for item in self.listed("pod", "ls")),
+            *(f"network {item['name']}" for item in self.listed("network", "ls")),
+            *(f"volume {item['Name']}" for item in self.listed("volume", "ls")),
+            *(f"secret {item['ID']}" for item in self.listed("secret", "ls")),
+        }
+
+    def pids(self, label: str) -> dict[str, int]:
+        """The process of each running container with this label, by container id."""
+        return {item["Id"]: item["Pid"] for item in self.listed("ps", "--filter", f"label={label}")}
+
+    def service(self) -> PodmanService:
+        """A service of its own for one more engine."""
+        return PodmanService(self.service_settings(), env=self.env)
+
+    def service_settings(self) -> ServiceSettings:
+        """Directories for one more engine."""
+        self._engines += 1
+        home = self.directory / f"e{self._engines}"
+        return ServiceSettings(
+            socket=None,
+            binary="podman",
+            containers_conf=None,
+            run_dir=home,
+            data_dir=home / "data",
+        )
+
+    def engine(self, node_id: str, *, service: PodmanService | None = None) -> PodmanEngine:
+        """An engine for `async with`."""
+        return PodmanEngine(node_id=node_id, service=service or self.service(), clock=time.time)
+
+    def _settings(self) -> list[str]:
+        return [f"{name}={self.env[name]}" for name in ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF")]
+
+
+def _driver() -> str:
+    """The storage driver that podman uses on this machine."""
+    done = subprocess.run(
+        ["podman", "info", "--format", "{{.Store.GraphDriverName}}"],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"podman info: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _configuration(directory: Path) -> str:
+    """What this machine needs, with locks and events apart from the machine's own podman.
+
+    Networks stay shared: netavark's lock lies beside them, and without it two stores would race for iptables' chains.
+    """
+    config: dict[str, dict[str, object]] = tomllib.loads(
+        needed_config(this_machine(has_runc=bool(shutil.which("runc"))))
+    )
+    config.setdefault("engine", {}).update(
+        {"tmp_dir": f"{directory}/tmp", "lock_type": "file", "events_logger": "file"}
+    )
+    return "\n".join(_table(name, table) for name, table in config.items())
+
+
+def _table(name: str, table: Mapping[str, object]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    return "\n".join([f"[{name}]", *lines, ""])

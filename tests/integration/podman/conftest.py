@@ -1,0 +1,31 @@
+"""One podman for all tests of this folder; it fails where podman must be there, and skips where it is not."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.harness.podman import PodmanMachine
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[PodmanMachine]:
+    """A podman store of this run's own, with the test image."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(PodmanMachine())
+        except (OSError, RuntimeError) as error:
+            if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
+                pytest.fail(f"podman must be here and cannot be used: {error}")
+            pytest.skip(f"podman cannot be used here: {error}")
+        yield made
+
+
+@pytest.fixture
+def node_id() -> str:
+    """The id of a node that no other test has."""
+    return secrets.token_hex(20)
