@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sys
 import time
@@ -16,7 +15,8 @@ from beemesh.provider.v1.provider_service_pb2_grpc import add_ProviderServiceSer
 
 from services import settings as sources
 from services import telemetry
-from services.errors import FieldViolation, InvalidArgument, Unavailable
+from services.data_dir import claimed
+from services.errors import FieldViolation, InvalidArgument
 from services.provider import node_key
 from services.provider.announcer import Announcer
 from services.provider.catalogue import Catalogue
@@ -45,7 +45,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, clock: Callable[[], 
     if not TTL_MIN_MS <= settings.ttl_seconds * 1000 <= TTL_MAX_MS:
         raise _wrong("ttl_seconds", f"{settings.ttl_seconds}: expected {TTL_MIN_MS // 1000} to {TTL_MAX_MS // 1000}")
     host, port = _udp_address(settings.dht_listen)
-    with _locked(settings.data_dir), _opened(settings.data_dir) as (journal, key):
+    with claimed(settings.data_dir), _opened(settings.data_dir) as (journal, key):
         await _serve(settings, stop, clock=clock, journal=journal, key=key, host=host, port=port)
 
 
@@ -112,25 +112,6 @@ def _traffic(dht: DhtNode) -> Traffic:
         received=counters.received,
         rejected=counters.rejected,
     )
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Two providers on one data directory would be one node twice; raises Unavailable (DATA_DIR_IN_USE)."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(data_dir / "provider.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Unavailable(
-                f"{data_dir} is used by another provider; give each node a data directory of its own",
-                reason="DATA_DIR_IN_USE",
-                metadata={"path": str(data_dir)},
-            ) from error
-        yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager

@@ -142,7 +142,8 @@ class View:
     availability: Availability
     reason: str
     """Why it is not AVAILABLE, e.g. LEASE_EXPIRED or `UNHEALTHY:SOCKET_UNREACHABLE`; empty when it is."""
-    cordoned: bool
+    cordon: str | None
+    """Why it takes no new deployments ("" when nobody said); None when it does."""
     register_time: float
     """Steady clock; when this instance first registered."""
     expire_time: float = field(compare=False)
@@ -152,6 +153,11 @@ class View:
     def engine_id(self) -> str:
         """The engine's id."""
         return self.registration.engine_id
+
+    @property
+    def cordoned(self) -> bool:
+        """Whether it takes no new deployments."""
+        return self.cordon is not None
 
     @property
     def is_mock(self) -> bool:
@@ -339,7 +345,7 @@ class Directory:
             health=entry.health,
             availability=availability,
             reason=reason,
-            cordoned=entry.registration.engine_id in self.choices.cordons,
+            cordon=self.choices.cordons.get(entry.registration.engine_id),
             register_time=entry.register_time,
             expire_time=entry.expire_time,
         )

@@ -56,6 +56,8 @@ def from_view(view: View, *, wall_offset: float) -> pb.Engine:
         availability=pb.Engine.Availability.ValueType(int(view.availability)),
         availability_reason=view.reason,
         cordoned=view.cordoned,
+        cordon_reason=view.cordon or "",
+        aliases=registration.aliases,
         priority=registration.priority,
         register_time=timestamp(view.register_time + wall_offset),
     )

@@ -620,7 +620,7 @@ async def test_starts_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
     assert (await failed_start(tmp_path, ttl_seconds=1.0)).reason == "BAD_TTL_SECONDS"
     async with running(tmp_path) as provider:
         second = await failed_start(tmp_path, listen=f"unix:{tmp_path}/q.sock")
-        assert (type(second), second.reason) == (Unavailable, "DATA_DIR_IN_USE")
+        assert (type(second), second.reason) == (FailedPrecondition, "DATA_DIR_IN_USE")
         port = (await provider.status()).listen_address
         taken = await failed_start(tmp_path / "other", dht_listen=port)
         assert (type(taken), taken.reason) == (Unavailable, "ADDRESS_IN_USE")

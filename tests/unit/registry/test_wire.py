@@ -29,7 +29,7 @@ VIEW = View(
     ),
     availability=Availability.SUSPECT,
     reason="FLAPPING",
-    cordoned=True,
+    cordon="",
     register_time=10.0,
     expire_time=25.0,
 )
@@ -97,7 +97,7 @@ def test_the_etag_changes_with_what_is_news_only() -> None:
     same = replace(VIEW, expire_time=99, health=replace(VIEW.health, probe_time=3000))
     assert from_view(same, wall_offset=0).etag == etag
     news = (
-        replace(VIEW, cordoned=False),
+        replace(VIEW, cordon=None),
         replace(VIEW, reason=""),
         replace(VIEW, health=replace(VIEW.health, message="x")),
         replace(VIEW, registration=replace(VIEW.registration, priority=3)),

@@ -62,6 +62,8 @@ class Engine(_message.Message):
     REGISTER_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CORDON_REASON_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """engines/{engine}"""
     engine_id: _builtins.str
@@ -75,6 +77,8 @@ class Engine(_message.Message):
     priority: _builtins.int
     """lower is preferred"""
     etag: _builtins.str
+    cordon_reason: _builtins.str
+    """as CordonEngine was given it"""
     @_builtins.property
     def info(self) -> _engine_service_pb2.EngineInfo: ...
     @_builtins.property
@@ -88,6 +92,10 @@ class Engine(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """of its lease"""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names that stand for it, as it registered them"""
 
     def __init__(
         self,
@@ -104,10 +112,12 @@ class Engine(_message.Message):
         register_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        cordon_reason: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "health", b"health", "info", b"info", "register_time", b"register_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "availability_reason", b"availability_reason", "cordoned", b"cordoned", "endpoint", b"endpoint", "engine_id", b"engine_id", "etag", b"etag", "expire_time", b"expire_time", "health", b"health", "info", b"info", "name", b"name", "priority", b"priority", "register_time", b"register_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "availability", b"availability", "availability_reason", b"availability_reason", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "endpoint", b"endpoint", "engine_id", b"engine_id", "etag", b"etag", "expire_time", b"expire_time", "health", b"health", "info", b"info", "name", b"name", "priority", b"priority", "register_time", b"register_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

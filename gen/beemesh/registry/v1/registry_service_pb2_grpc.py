@@ -137,7 +137,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEngines(self, request, context):
-        """ListEngines lists engines, best first. Safe to repeat.
+        """ListEngines lists engines, best first: available, suspect, unavailable; then by priority, then by id; mock last.
+        Over pages each engine comes once though ranks change between them. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -146,8 +147,8 @@ class RegistryServiceServicer(object):
 
     def WatchEngines(self, request, context):
         """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
-        BOOKMARK. Safe to repeat.
-        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
+        BOOKMARK. A renewed lease or a probe without news is no event. Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER. UNAVAILABLE SERVICE_STOPPING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +156,8 @@ class RegistryServiceServicer(object):
 
     def CheckAvailableEngines(self, request, context):
         """CheckAvailableEngines returns availability per engine, probing if asked; a frozen engine costs at most
-        probe_timeout and counts as unavailable. Safe to repeat.
+        probe_timeout and counts as unavailable. A suspect engine counts as unavailable, too; a cordon does not matter here.
+        Safe to repeat.
         INVALID_ARGUMENT BAD_DURATION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -171,7 +173,8 @@ class RegistryServiceServicer(object):
 
     def SetDefaultEngine(self, request, context):
         """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
+        CHOICES_NOT_SAVED: nothing was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +182,7 @@ class RegistryServiceServicer(object):
 
     def CordonEngine(self, request, context):
         """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND.
+        NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,28 +45,31 @@ class RegistryServiceStub:
     NOT_FOUND ENGINE_NOT_FOUND (metadata engine; the message names those that are registered).
     """
     ListEngines: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListEnginesRequest, _registry_service_pb2.ListEnginesResponse]
-    """ListEngines lists engines, best first. Safe to repeat.
+    """ListEngines lists engines, best first: available, suspect, unavailable; then by priority, then by id; mock last.
+    Over pages each engine comes once though ranks change between them. Safe to repeat.
     INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
     """
     WatchEngines: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchEnginesRequest, _registry_service_pb2.WatchEnginesResponse]
     """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
-    BOOKMARK. Safe to repeat.
-    INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
+    BOOKMARK. A renewed lease or a probe without news is no event. Safe to repeat.
+    INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER. UNAVAILABLE SERVICE_STOPPING.
     """
     CheckAvailableEngines: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CheckAvailableEnginesRequest, _registry_service_pb2.CheckAvailableEnginesResponse]
     """CheckAvailableEngines returns availability per engine, probing if asked; a frozen engine costs at most
-    probe_timeout and counts as unavailable. Safe to repeat.
+    probe_timeout and counts as unavailable. A suspect engine counts as unavailable, too; a cordon does not matter here.
+    Safe to repeat.
     INVALID_ARGUMENT BAD_DURATION.
     """
     GetDefaultEngine: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetDefaultEngineRequest, _registry_service_pb2.GetDefaultEngineResponse]
     """GetDefaultEngine returns the default engine; none is an empty answer. Safe to repeat."""
     SetDefaultEngine: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetDefaultEngineRequest, _registry_service_pb2.SetDefaultEngineResponse]
     """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-    NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+    NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
+    CHOICES_NOT_SAVED: nothing was changed.
     """
     CordonEngine: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CordonEngineRequest, _registry_service_pb2.CordonEngineResponse]
     """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-    NOT_FOUND ENGINE_NOT_FOUND.
+    NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -124,7 +127,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListEnginesRequest,
         context: _aio.ServicerContext[_registry_service_pb2.ListEnginesRequest, _abc.Awaitable[_registry_service_pb2.ListEnginesResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.ListEnginesResponse]:
-        """ListEngines lists engines, best first. Safe to repeat.
+        """ListEngines lists engines, best first: available, suspect, unavailable; then by priority, then by id; mock last.
+        Over pages each engine comes once though ranks change between them. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN, BAD_FILTER.
         """
 
@@ -135,8 +139,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.WatchEnginesRequest, _abc.AsyncIterator[_registry_service_pb2.WatchEnginesResponse]],
     ) -> _abc.AsyncIterator[_registry_service_pb2.WatchEnginesResponse]:
         """WatchEngines sends a snapshot, SYNCED, then changes (see WatchEventType); a change of the default engine is a
-        BOOKMARK. Safe to repeat.
-        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER.
+        BOOKMARK. A renewed lease or a probe without news is no event. Safe to repeat.
+        INVALID_ARGUMENT BAD_RESUME_TOKEN. OUT_OF_RANGE RESUME_TOO_OLD. ABORTED SLOW_CONSUMER. UNAVAILABLE SERVICE_STOPPING.
         """
 
     @_abc_1.abstractmethod
@@ -146,7 +150,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.CheckAvailableEnginesRequest, _abc.Awaitable[_registry_service_pb2.CheckAvailableEnginesResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.CheckAvailableEnginesResponse]:
         """CheckAvailableEngines returns availability per engine, probing if asked; a frozen engine costs at most
-        probe_timeout and counts as unavailable. Safe to repeat.
+        probe_timeout and counts as unavailable. A suspect engine counts as unavailable, too; a cordon does not matter here.
+        Safe to repeat.
         INVALID_ARGUMENT BAD_DURATION.
         """
 
@@ -165,7 +170,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.SetDefaultEngineRequest, _abc.Awaitable[_registry_service_pb2.SetDefaultEngineResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.SetDefaultEngineResponse]:
         """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
+        CHOICES_NOT_SAVED: nothing was changed.
         """
 
     @_abc_1.abstractmethod
@@ -175,7 +181,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.CordonEngineRequest, _abc.Awaitable[_registry_service_pb2.CordonEngineResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.CordonEngineResponse]:
         """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND.
+        NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _aio.Server) -> None: ...
