@@ -250,9 +250,10 @@ class Deployer:
         leaving = self._view.mark_leaving(record)
         try:
             await self._backend.destroy(record.workload_id, record.removal or Removal())
-        except BeemeshError as error:
+        except Exception as error:  # whatever it was, the removal stays recorded and is tried again
             log.warning("removal_waits", workload_id=record.workload_id, why=error)
-            error.metadata |= {"removal": "accepted", "workload_id": record.workload_id}
+            if isinstance(error, BeemeshError):
+                error.metadata |= {"removal": "accepted", "workload_id": record.workload_id}
             raise
         await self._records.drop(record.workload_id)
         self._view.remove(record.workload_id, reason="REMOVED")

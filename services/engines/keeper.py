@@ -31,7 +31,6 @@ from services.engines.records import Phase, Record, Records
 from services.engines.streams import closed_after
 from services.engines.view import View, Workload
 from services.errors import (
-    BeemeshError,
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
@@ -289,7 +288,7 @@ class Keeper:
         for workload_id in await self._view.refresh():
             try:
                 await self._deployer.forget(workload_id)
-            except BeemeshError as error:
+            except Exception as error:  # it is asked again at the next reading
                 log.warning("forget_failed", workload_id=workload_id, why=error)
                 break
         self._was_read.set()

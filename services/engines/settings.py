@@ -34,3 +34,8 @@ class EngineSettings:
     priority: int = 100
     """In the registry; lower is preferred."""
     log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        for name in ("probe_interval", "probe_timeout", "poll_interval", "observe_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0 seconds, not {getattr(self, name):g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from beemesh.engine.v1 import engine_service_pb2 as pb
@@ -123,7 +124,7 @@ async def test_a_frame_that_is_no_utf8_is_an_invalid_argument(case: Case) -> Non
     frame = b"\x0a\x02\xff\xfe"  # field 1, two bytes
     async with case.serve() as client:
         for method in ("DeployWorkload", "GetWorkload", "RemoveWorkload"):
-            call = client.channel.unary_unary(f"/beemesh.engine.v1.EngineService/{method}")
+            call: Any = client.channel.unary_unary(f"/beemesh.engine.v1.EngineService/{method}")
             error = await refusal(call(frame, timeout=SECONDS))
             assert (type(error), error.reason) == (InvalidArgument, "REQUEST_UNDECODABLE")
 
