@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,41 @@ def test_the_readmes_tour_works_by_reflection_alone(start_node: Callable[..., Lo
         '"engine": "mock"',
     ):
         assert part in shown
+
+
+BUF = """
+call() { buf curl --http2-prior-knowledge --protocol grpc --reflect-header "$TOKEN" -H "$TOKEN" "$@"; }
+call --list-services "$PORT"
+python -c 'import json, sys; print(json.dumps({"manifest": {"content": open(sys.argv[1]).read()}}))' examples/mock.yaml |
+  call -d @- "$PORT/beemesh.orchestrator.v1.OrchestratorService/ApplyManifest"
+call -H 'beemesh-engine: mock' "$PORT/beemesh.engine.v1.EngineService/GetEngineInfo"
+call -d '{"name": "pod-default-pretend"}' "$PORT/beemesh.orchestrator.v1.OrchestratorService/DeleteDeployment"
+"""
+
+
+def test_another_client_needs_reflection_alone_too(start_node: Callable[..., LocalNode]) -> None:
+    """`buf curl`, which knows nothing of the contract either, lists, applies, reaches an engine, and deletes."""
+    node = start_node("mock")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", BUF],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "PATH": path,
+            "PORT": f"http://{node.public}",
+            "TOKEN": f"authorization: Bearer {node.token}",
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        "beemesh.orchestrator.v1.OrchestratorService\n",
+        '"state": "DEPLOYMENT_STATE_ACTIVE"',
+        '"engine": "mock"',
+        '"state": "DEPLOYMENT_STATE_DELETED"',
+    ):
+        assert part in done.stdout
