@@ -28,8 +28,9 @@ from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.convert import resource_text
 from services.orchestrator.engines import GrpcEngines, Timeouts
-from services.orchestrator.ledger import Room
+from services.orchestrator.ledger import Ledger, Room
 from services.orchestrator.model import Announced, Deployment
+from services.orchestrator.operations import Operations
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.providers import GrpcProviders
 from services.orchestrator.reconciler import Reconciler
@@ -65,8 +66,9 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     node_id = await _node_id(settings.data_dir / "node_id", providers)
     async with Store(settings.data_dir / "orchestrator.db") as store, asyncio.TaskGroup() as tasks:
         engines = GrpcEngines(registry=settings.registry, timeouts=Timeouts())
-        book = Book(store=store, epoch=uuid.uuid4().hex)
         room = machine.measure(cpu=settings.cpu, memory=settings.memory)
+        ledger = Ledger(room)
+        book = Book(store=store, epoch=uuid.uuid4().hex, ledger=ledger)
         outbox = Outbox(
             store=store,
             book=book,
@@ -74,8 +76,15 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             text=lambda record: announced(record, engines, room),
             refresh_seconds=settings.announce_refresh,
         )
+        operations = Operations(book=book, engines=engines, outbox=outbox, clock=time.time, tasks=tasks)
         applier = Applier(
-            book=book, engines=engines, outbox=outbox, node_id=node_id, capacity=room, clock=time.time, tasks=tasks
+            book=book,
+            engines=engines,
+            outbox=outbox,
+            operations=operations,
+            ledger=ledger,
+            node_id=node_id,
+            clock=time.time,
         )
         reconciler = Reconciler(book=book, engines=engines, applier=applier)
         engines.subscribe(reconciler.touch)
@@ -83,20 +92,20 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         book.load()
         outbox.load()
         servicer = OrchestratorServicer(  # type: ignore[abstract] # the decorator adds the unfinished verbs
-            applier=applier, book=book, engines=engines, outbox=outbox, node_id=node_id
+            applier=applier, operations=operations, book=book, engines=engines, outbox=outbox, node_id=node_id
         )
         server.add(add_OrchestratorServiceServicer_to_server, servicer, SERVICE.full_name)
         relayed = _relay(engines, providers)
         server.add_generic(relayed.handler, relayed.names)
         background = [tasks.create_task(work) for work in (engines.run(), outbox.run(), reconciler.run())]
         await engines.synced(_FIRST_VIEW_SECONDS)
-        applier.resume()
+        operations.resume()
         async with server:
             background.append(tasks.create_task(_tell_health(server, engines, providers)))
             log.info("serving", listen=settings.listen, public=settings.public or "-", node_id=node_id)
             await stop.wait()
             book.feed.close()
-        applier.interrupt_all()
+        operations.interrupt_all()
         for task in background:
             task.cancel()
 

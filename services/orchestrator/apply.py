@@ -1,121 +1,32 @@
-"""Accepting what clients want, and carrying operations through the flow's table, over crashes."""
+"""Accepting what clients want: checked, refused with a reason, or durable and then carried out by `operations`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from services import identity, manifests
-from services.errors import Aborted, BeemeshError, FieldViolation, InvalidArgument, NotFound, Unavailable
-from services.manifests.resources import requested
-from services.orchestrator import flow, ledger, selection
+from services import identity
+from services.errors import Aborted, FieldViolation, InvalidArgument, Unavailable
+from services.orchestrator import flow, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import (
-    Action,
-    Config,
-    Decision,
-    Deployment,
-    Failure,
-    Issue,
-    Policy,
-    State,
-    Step,
-    Wish,
-)
+from services.orchestrator.ledger import Ledger
+from services.orchestrator.model import Action, Decision, Deployment, Failure, State, Step, Wish
+from services.orchestrator.operations import Operations
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
-from services.orchestrator.steps import Steps, choose
-from services.telemetry import Log
+from services.orchestrator.requests import Accepted, ApplyRequest, name_of, read
+from services.orchestrator.steps import choose
 
-log = Log(__name__)
-
-_STORE_RETRY_SECONDS = 1.0
-_DEFECT_RETRY_SECONDS = 10.0
 _SUPERSEDE_SECONDS = 10.0
 """An operation that has waited this long for its workload to settle gives way to a different apply."""
 
-_FORMATS = {"KUBERNETES": 1, "COMPOSE": 2, "VIRTUAL_MACHINE": 3, "FUNCTION": 4}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyRequest:
-    """What a client asks for."""
-
-    manifest: str
-    deployment_id: str = ""
-    config: Config = field(default_factory=Config)
-    engine_id: str = ""
-    policy: Policy | None = None
-    warn: bool = False
-    validate_only: bool = False
-    etag: str = ""
-    request_id: str = ""
-    owner: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """The record once the request is durable (or, with validate_only, as it would be)."""
-
-    deployment: Deployment
-    action: Action
-    issues: tuple[Issue, ...] = ()
-
-
-def read(request: ApplyRequest) -> tuple[manifests.Manifest, Wish]:
-    """The documents and the wish that a request states; raises InvalidArgument with paths and lines."""
-    manifest = manifests.parse(request.manifest)
-    asked = requested(manifest, replicas=request.config.replicas)
-    config = request.config
-    wish = Wish(
-        manifest=request.manifest,
-        format=_FORMATS[manifest.format.name],
-        kinds=tuple(manifest.kinds),
-        canonical_digest=identity.canonical_digest(manifest.canonical_digest, counted(config)),
-        config=config,
-        annotations=dict(manifest.annotations),
-        engine_id=request.engine_id,
-        policy=selection.policy_of(
-            request.policy, engine_named=bool(request.engine_id), annotations=manifest.annotations
-        ),
-        warn=request.warn,
-        cpu_cores=asked.cpu_cores if config.cpu_cores is None else config.cpu_cores,
-        memory_bytes=asked.memory_bytes if config.memory_bytes is None else config.memory_bytes,
-    )
-    return manifest, wish
-
-
-def name_of(request: ApplyRequest, manifest: manifests.Manifest) -> str:
-    """The deployment id that a request means: its own, or the one its manifest stands for."""
-    return (
-        identity.check_deployment_id(request.deployment_id)
-        if request.deployment_id
-        else (
-            identity.default_deployment_id(kind=manifest.primary.kind, namespace=manifest.namespace, name=manifest.name)
-        )
-    )
-
-
-def counted(config: Config) -> dict[str, object]:
-    """The part of a config that decides whether anything changed, JSON-shaped."""
-    return {
-        "replicas": config.replicas,
-        "cpu_cores": config.cpu_cores,
-        "memory_bytes": config.memory_bytes,
-        "storage_bytes": config.storage_bytes,
-        "env": dict(config.env),
-        "engine_options": dict(config.engine_options),
-        "labels": dict(config.labels),
-    }
-
 
 class Applier:
-    """Owns every running operation; `async with` it inside the process's task group."""
+    """Accepts applies and deletions, one at a time for each deployment."""
 
     def __init__(
         self,
@@ -123,30 +34,20 @@ class Applier:
         book: Book,
         engines: Engines,
         outbox: Outbox,
+        operations: Operations,
+        ledger: Ledger,
         node_id: str,
-        capacity: ledger.Room,
         clock: Callable[[], float],
-        tasks: asyncio.TaskGroup,
     ) -> None:
-        """`capacity`: the node's allocatable room; `clock`: seconds since 1970; `tasks` outlives every operation."""
+        """`clock`: seconds since 1970."""
         self._book = book
         self._engines = engines
         self._outbox = outbox
+        self._operations = operations
+        self._ledger = ledger
         self._node_id = node_id
-        self._capacity = capacity
         self._clock = clock
-        self._tasks = tasks
-        self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._accepting: dict[str, Wish] = {}
-        self._nudges: dict[str, asyncio.Event] = {}
-        self._steps = Steps(engines=engines, book=book, outbox=outbox, keep=self._keep, clock=clock)
-
-    def resume(self) -> None:
-        """Go on with every operation that a crash or a stop interrupted."""
-        for record in self._book.all():
-            if record.in_flight:
-                self._start(record.deployment_id)
 
     async def decide(self, wish: Wish) -> Decision:
         """Which engine would be used and why, every eligible one asked. Touches nothing."""
@@ -185,7 +86,7 @@ class Applier:
         same = existing.wish.canonical_digest == wish.canonical_digest and _asks_the_same(existing.wish, wish)
         if existing.in_flight:
             if same and existing.step is not Step.REMOVE:
-                self._nudge(existing.deployment_id)
+                self._operations.nudge(existing.deployment_id)
                 return Accepted(deployment=existing, action=Action.NONE)
             if not self._may_supersede(existing):
                 raise Aborted(
@@ -208,26 +109,17 @@ class Applier:
     async def _accept(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, existing: Deployment | None
     ) -> Accepted:
-        self._check_room(deployment_id, wish)
-        self._accepting[deployment_id] = wish
-        try:
+        with self._ledger.promised(deployment_id, wish):
             decision = await choose(self._engines, wish, current=_current(existing, wish))
             if decision.selected is None:
                 raise selection.refusal(decision, wish)
             self._check_fence(existing, decision.selected.engine_id)
             if request.validate_only:
-                record = self._steps.chosen(self._new_record(request, deployment_id, wish, existing), decision).record
+                fresh = self._new_record(request, deployment_id, wish, existing)
+                record = self._operations.chosen(fresh, decision).record
             else:
                 record = await self._record_accepted(request, deployment_id, wish, decision)
             return Accepted(deployment=record, action=record.action, issues=decision.selected.issues)
-        finally:
-            del self._accepting[deployment_id]
-
-    def _check_room(self, deployment_id: str, wish: Wish) -> None:
-        """What others hold counts, and what others were promised a moment ago; from here it is held for this one."""
-        held = [r.wish for r in self._book.all() if r.deployment_id != deployment_id and ledger.counts(r)]
-        left = ledger.free(self._capacity, [*held, *self._accepting.values()])
-        ledger.check(ledger.Room(cpu_cores=wish.cpu_cores, memory_bytes=wish.memory_bytes), left)
 
     def _check_fence(self, existing: Deployment | None, chosen: str) -> None:
         """Moving needs the old engine's word that it holds nothing; if it cannot give it now, do not begin."""
@@ -246,17 +138,17 @@ class Applier:
     async def _record_accepted(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, decision: Decision
     ) -> Deployment:
-        await self._interrupt(deployment_id)
+        await self._operations.interrupt(deployment_id)
         existing = self._book.find(deployment_id)  # as the interrupted operation left it
         used = db.Request(
             request_id=request.request_id, deployment_id=deployment_id, digest=wish.canonical_digest, time=self._clock()
         )
         try:
-            result = self._steps.chosen(self._new_record(request, deployment_id, wish, existing), decision)
+            result = self._operations.chosen(self._new_record(request, deployment_id, wish, existing), decision)
             record = flow.advance(result.record, result.outcome, now=self._clock())
             return await self._book.save(record, request=used if request.request_id else None)
         finally:
-            self._start(deployment_id)  # the new operation or, had it not been saved, the old one
+            self._operations.start(deployment_id)  # the new operation or, had it not been saved, the old one
 
     def _new_record(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, existing: Deployment | None
@@ -292,124 +184,29 @@ class Applier:
                     f"deployment {deployment_id!r} has changed since etag {etag!r} was read", reason="STALE_ETAG"
                 )
             if record.step is Step.REMOVE and record.force >= force and record.remove_volumes >= remove_volumes:
-                self._nudge(deployment_id)
+                self._operations.nudge(deployment_id)
                 return record
-            await self._interrupt(deployment_id)
-            record = self._book.get(deployment_id)  # the interrupted operation may have moved it
-            if record.step is not Step.REMOVE:
-                record = flow.advance(record, Outcome.DELETE, now=self._clock())
-            record = replace(record, force=force, remove_volumes=remove_volumes, action=Action.REMOVE, retries=0)
-            await self._book.save(record, self._outbox.want(deployment_id, False))
-            self._outbox.wanted_now(deployment_id, False)
-            self._start(deployment_id)
-            return record
+            await self._operations.interrupt(deployment_id)
+            try:
+                return await self._record_deletion(deployment_id, force=force, remove_volumes=remove_volumes)
+            finally:
+                self._operations.start(deployment_id)  # the removal or, had it not been saved, what it was at
 
-    async def settled(self, deployment_id: str, generation: int, timeout: float) -> Deployment:
-        """The record once its operation rests, is gone or waits for a backend, or as it is after `timeout` seconds.
-
-        Raises NotFound when there is no such deployment; a superseded generation counts as over.
-        """
-
-        def over(record: Deployment | None) -> bool:
-            return record is None or record.generation != generation or not record.in_flight or record.retries > 0
-
-        feed = self._book.feed.watch(match=lambda item: item.deployment_id == deployment_id)
-        with contextlib.suppress(TimeoutError):
-            async with contextlib.aclosing(feed), asyncio.timeout(timeout):
-                if not over(self._book.last(deployment_id)):
-                    async for event in feed:
-                        if event.item is not None and over(event.item):
-                            break
-        record = self._book.last(deployment_id)
-        if record is None:
-            raise NotFound(f"there is no deployment {deployment_id!r} on this node", reason="DEPLOYMENT_NOT_FOUND")
+    async def _record_deletion(self, deployment_id: str, *, force: bool, remove_volumes: bool) -> Deployment:
+        record = self._book.get(deployment_id)  # as the interrupted operation left it
+        if record.step is not Step.REMOVE:
+            record = flow.advance(record, Outcome.DELETE, now=self._clock())
+        record = replace(record, force=force, remove_volumes=remove_volumes, action=Action.REMOVE, retries=0)
+        await self._book.save(record, self._outbox.want(deployment_id, False))
+        self._outbox.wanted_now(deployment_id, False)
         return record
 
-    def interrupt_all(self) -> None:
-        """Stop driving operations; the next start resumes each from its step."""
-        for task in self._running.values():
-            task.cancel()
-
-    def _start(self, deployment_id: str) -> None:
-        self._nudges[deployment_id] = asyncio.Event()
-        self._running[deployment_id] = self._tasks.create_task(self._operate(deployment_id), name=f"op:{deployment_id}")
-
-    def _nudge(self, deployment_id: str) -> None:
-        """Do not wait for the back-off's end."""
-        if (event := self._nudges.get(deployment_id)) is not None:
-            event.set()
-
-    async def _interrupt(self, deployment_id: str) -> None:
-        """Stop driving the operation; what its engine has begun there it finishes, and `touched` remembers it."""
-        task = self._running.pop(deployment_id, None)
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _operate(self, deployment_id: str) -> None:
-        """Step by step to rest; each step's outcome is durable before the next begins."""
-        try:
-            while (record := self._book.find(deployment_id)) is not None and record.in_flight:
-                await self._pause(record)
-                try:
-                    result = await self._steps.perform(record)
-                except Exception as error:  # a defect must not take every other operation down with it
-                    log.error("step_broke", exc_info=error, deployment_id=deployment_id, step=record.step.value)
-                    await asyncio.sleep(_DEFECT_RETRY_SECONDS)
-                    continue
-                record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
-                await self._keep_with_announcement(record)
-                log.info(
-                    "step",
-                    deployment_id=deployment_id,
-                    outcome=result.outcome.value,
-                    step=record.step.value,
-                    state=record.state.name,
-                    engine=record.engine_id or "-",
-                )
-        finally:
-            if self._running.get(deployment_id) is asyncio.current_task():
-                self._running.pop(deployment_id, None)
-                self._nudges.pop(deployment_id, None)
-
-    async def _pause(self, record: Deployment) -> None:
-        if not record.retries:
-            return
-        nudge = self._nudges.setdefault(record.deployment_id, asyncio.Event())
-        nudge.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(flow.backoff(record.retries)):
-                await nudge.wait()
-
-    async def _keep_with_announcement(self, record: Deployment) -> None:
-        """A record at rest carries its announcement with it, in one transaction."""
-        wanted = record.state is State.ACTIVE
-        if record.step is not Step.REST or wanted == self._outbox.wants(record.deployment_id):
-            await self._keep(record)
-            if record.step is Step.REST:
-                self._outbox.refresh()
-            return
-        await self._keep(record, self._outbox.want(record.deployment_id, wanted))
-        self._outbox.wanted_now(record.deployment_id, wanted)
-
-    async def _keep(self, record: Deployment, *more: db.Statement) -> Deployment:
-        """Save; a full disk is waited out, for the step has been taken and must not be forgotten."""
-        while True:
-            try:
-                return await self._book.save(record, *more)
-            except BeemeshError as error:
-                log.error("record_not_saved", deployment_id=record.deployment_id, error=repr(error))
-                await asyncio.sleep(_STORE_RETRY_SECONDS)
-
     async def observe(self, deployment_id: str, outcome: Outcome, failure: Failure | None, message: str) -> None:
-        """A deployment at rest was seen otherwise than recorded: the record follows, and its announcement with it."""
+        """A workload was seen in another state; a deployment at rest follows it."""
         async with self._lock(deployment_id):
             record = self._book.find(deployment_id)
-            if record is None or record.step is not Step.REST or (record.step, outcome) not in flow.TABLE:
-                return
-            moved = flow.advance(record, outcome, now=self._clock(), failure=failure)
-            if moved.state is not record.state:
-                await self._keep_with_announcement(replace(moved, message=message))
+            if record is not None and record.step is Step.REST:
+                await self._operations.follow(record, outcome, failure, message)
 
     def _lock(self, deployment_id: str) -> asyncio.Lock:
         """One accept at a time; a lock lives as long as somebody holds or awaits it."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from services.errors import NotFound
 from services.orchestrator import store as db
+from services.orchestrator.ledger import Ledger
 from services.orchestrator.model import Deployment, Step
 from services.rpc.watch import Feed
 
@@ -13,16 +12,20 @@ from services.rpc.watch import Feed
 class Book:
     """Records by deployment id; gone ones are kept, to a limit, until they are forgotten."""
 
-    def __init__(self, *, store: db.Store, epoch: str, gone_max: int = 1000) -> None:
+    def __init__(self, *, store: db.Store, epoch: str, ledger: Ledger, gone_max: int = 1000) -> None:
         self._store = store
+        self._ledger = ledger
         self._gone_max = gone_max
         self._records: dict[str, Deployment] = {}
+        self._gone: dict[str, None] = {}
+        """Ids of gone records, oldest first."""
+        self._by_workload: dict[str, str] = {}
         self._requests: dict[str, db.Request] = {}
         self.feed: Feed[Deployment] = Feed(epoch=epoch)
 
     def load(self) -> None:
         """Fill the memory from the store, once, at start."""
-        for record in self._store.deployments():
+        for record in sorted(self._store.deployments(), key=lambda record: record.update_time):
             self._show(record)
         self._requests = {request.request_id: request for request in self._store.requests()}
 
@@ -66,21 +69,31 @@ class Book:
         if request is not None:
             self._requests[request.request_id] = request
         for deployment_id in dropped:
+            self._gone.pop(deployment_id, None)
             self._records.pop(deployment_id, None)
         self._show(record)
         return record
 
     def _surplus(self) -> list[str]:
-        gone = sorted((r for r in self._records.values() if r.step is Step.GONE), key=lambda r: r.update_time)
-        return [record.deployment_id for record in gone[: max(0, len(gone) + 1 - self._gone_max)]]
+        return list(self._gone)[: max(0, len(self._gone) + 1 - self._gone_max)]
 
     def _show(self, record: Deployment) -> None:
-        self._records[record.deployment_id] = record
+        name = record.deployment_id
+        self._records[name] = record
+        self._ledger.note(record)
+        self._gone.pop(name, None)
         if record.step is Step.GONE:
-            self.feed.remove(record.deployment_id, last=record)
+            self._gone[name] = None
+            self._by_workload.pop(record.workload_id, None)
+            self.feed.remove(name, last=record)
         else:
-            self.feed.put(record.deployment_id, record)
+            self._by_workload[record.workload_id] = name
+            self.feed.put(name, record)
 
-    def by_workload(self) -> Mapping[str, Deployment]:
-        """Records that are there, by workload id."""
-        return {record.workload_id: record for record in self.all()}
+    def of_workload(self, workload_id: str) -> Deployment | None:
+        """The record whose workload this is."""
+        return self.find(self._by_workload.get(workload_id, ""))
+
+    def workloads(self) -> list[str]:
+        """The ids of all workloads that should be there."""
+        return list(self._by_workload)

@@ -10,7 +10,6 @@ from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.type.v1 import types_pb2
 
 from services.errors import FieldViolation, InvalidArgument
-from services.orchestrator.apply import ApplyRequest
 from services.orchestrator.model import (
     Attempt,
     Candidate,
@@ -25,6 +24,7 @@ from services.orchestrator.model import (
     State,
     Step,
 )
+from services.orchestrator.requests import ApplyRequest
 from services.rpc.convert import timestamp
 
 _AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE

@@ -40,13 +40,14 @@ class Outbox:
         self._said: dict[str, Announced | None] = {}
         """What was last said and confirmed; None: withdrawn. Absent: not known."""
         self._due: set[str] = set()
-        """To be said again although nothing changed."""
+        """To be looked at: what is to be said of them may have changed, or is not known to be said."""
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
 
     def load(self) -> None:
         """Fill from the store, once, at start; all of it is said again, for the provider may have been reset."""
         self._wanted = {item.deployment_id: item.wanted for item in self._store.announcements()}
+        self._due = set(self._wanted)
         self._wake.set()
 
     def want(self, deployment_id: str, wanted: bool) -> db.Statement:
@@ -56,7 +57,7 @@ class Outbox:
     def wanted_now(self, deployment_id: str, wanted: bool) -> None:
         """The wish is durable: say it."""
         self._wanted[deployment_id] = wanted
-        self._wake.set()
+        self.refresh(deployment_id)
 
     def wants(self, deployment_id: str) -> bool:
         """Whether an announcement is wanted."""
@@ -66,8 +67,9 @@ class Outbox:
         """Whether the provider has confirmed the announcement."""
         return self._said.get(deployment_id) is not None
 
-    def refresh(self) -> None:
-        """Something in the metadata may have changed (capabilities): compare and say what differs."""
+    def refresh(self, deployment_id: str = "") -> None:
+        """What is said of it may have changed ("": of all, as when capabilities do): compare and say what differs."""
+        self._due.update([deployment_id] if deployment_id else self._wanted)
         self._wake.set()
 
     async def withdrawn(self, deployment_id: str, timeout: float) -> bool:
@@ -96,6 +98,7 @@ class Outbox:
                     await asyncio.sleep(_RETRY_FIRST)  # a wake-up must not turn retries into a storm
             except TimeoutError:
                 if not failed:
+                    self._said.clear()
                     self._due.update(self._wanted)
                     compared = False
 
@@ -107,16 +110,19 @@ class Outbox:
             log.warning("announcements_not_listed", error=repr(error))
             return False
         for deployment_id in announced:
-            self._wanted.setdefault(deployment_id, False)
+            if deployment_id not in self._wanted:
+                self.wanted_now(deployment_id, False)
         return True
 
     def _pending(self) -> list[tuple[str, Announced | None]]:
         found: list[tuple[str, Announced | None]] = []
-        for deployment_id, wanted in self._wanted.items():
-            record = self._book.find(deployment_id)
-            text = self._text(record) if wanted and record is not None else None
-            said = deployment_id in self._said and self._said[deployment_id] == text
-            if not said or deployment_id in self._due:
+        for deployment_id in list(self._due):
+            wanted = self._wanted.get(deployment_id)
+            record = self._book.find(deployment_id) if wanted else None
+            text = self._text(record) if record is not None else None
+            if wanted is None or (deployment_id in self._said and self._said[deployment_id] == text):
+                self._due.discard(deployment_id)
+            else:
                 found.append((deployment_id, text))
         return found
 
@@ -144,7 +150,6 @@ class Outbox:
     async def _confirm(self, deployment_id: str, text: Announced | None) -> None:
         """Note that it is said; if another wish came meanwhile, that one is still pending and nothing is lost."""
         self._said[deployment_id] = text
-        self._due.discard(deployment_id)
         if text is None and not self._wanted.get(deployment_id, False):
             await self._store.commit(db.drop_announcement(deployment_id))
             if not self._wanted.get(deployment_id, False):

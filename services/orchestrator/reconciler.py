@@ -38,11 +38,12 @@ class Reconciler:
                     await self._wake.wait()
                 dirty, self._dirty = self._dirty, set()
             except TimeoutError:
-                dirty = set(self._book.by_workload())
+                dirty = set(self._book.workloads())
             self._wake.clear()
-            records = self._book.by_workload()
-            for workload_id in dirty & records.keys():
-                await self._look(records[workload_id])
+            for workload_id in dirty:
+                record = self._book.of_workload(workload_id)
+                if record is not None:
+                    await self._look(record)
 
     async def _look(self, record: Deployment) -> None:
         if record.step is not Step.REST or record.engine_id not in record.touched:

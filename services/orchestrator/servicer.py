@@ -15,12 +15,14 @@ from beemesh.type.v1 import types_pb2
 from services import identity
 from services.errors import BeemeshError, FailedPrecondition, NotFound, Unimplemented
 from services.orchestrator import convert
-from services.orchestrator.apply import Applier, ApplyRequest, read
+from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.engines import GrpcEngines
 from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.operations import Operations
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.reconciler import effective
+from services.orchestrator.requests import ApplyRequest, read
 from services.rpc import deadline
 from services.rpc.convert import from_duration
 from services.rpc.listing import paginate, parse_filter
@@ -37,8 +39,18 @@ _DEADLINE_MARGIN = 0.05
 class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     """Translates between the wire and the core."""
 
-    def __init__(self, *, applier: Applier, book: Book, engines: GrpcEngines, outbox: Outbox, node_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        applier: Applier,
+        operations: Operations,
+        book: Book,
+        engines: GrpcEngines,
+        outbox: Outbox,
+        node_id: str,
+    ) -> None:
         self._applier = applier
+        self._operations = operations
         self._book = book
         self._engines = engines
         self._outbox = outbox
@@ -53,7 +65,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         accepted = await asyncio.shield(self._applier.apply(asked))
         record = accepted.deployment
         if not request.validate_only and wait > 0:
-            record = await self._applier.settled(record.deployment_id, record.generation, wait)
+            record = await self._operations.settled(record.deployment_id, record.generation, wait)
             _raise_failure(record)
         return pb.ApplyManifestResponse(
             deployment=self._deployment(record),
@@ -109,7 +121,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
                 return pb.DeleteDeploymentResponse()
             raise
         if wait > 0:
-            record = await self._applier.settled(deployment_id, record.generation, wait)
+            record = await self._operations.settled(deployment_id, record.generation, wait)
             if record.step is Step.REMOVE and record.failure is not None:
                 raise _carrying(record.failure.error(), record)
         return pb.DeleteDeploymentResponse(deployment=self._deployment(record))

@@ -13,8 +13,9 @@ import pytest
 
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
-from services.orchestrator.ledger import Room
+from services.orchestrator.ledger import Ledger, Room
 from services.orchestrator.model import Announced, Deployment
+from services.orchestrator.operations import Operations
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.reconciler import Reconciler
 from services.orchestrator.store import Store
@@ -29,6 +30,7 @@ class Core:
     """The parts under test."""
 
     applier: Applier
+    operations: Operations
     book: Book
     outbox: Outbox
     store: Store
@@ -58,7 +60,8 @@ def _text(record: Deployment) -> Announced:
 async def running(path: Path, engines: FakeEngines, providers: FakeProviders) -> AsyncIterator[Core]:
     """The core of one orchestrator process, from its start to its end."""
     async with Store(path) as store, asyncio.TaskGroup() as tasks:
-        book = Book(store=store, epoch="test")
+        ledger = Ledger(ROOM)
+        book = Book(store=store, epoch="test", ledger=ledger)
         outbox = Outbox(
             store=store,
             book=book,
@@ -67,23 +70,27 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             refresh_seconds=300,
         )
         ticks = iter(range(1, 1 << 30))
+        operations = Operations(
+            book=book, engines=engines, outbox=outbox, clock=lambda: next(ticks) / 1000, tasks=tasks
+        )
         applier = Applier(
             book=book,
             engines=engines,
             outbox=outbox,
+            operations=operations,
+            ledger=ledger,
             node_id=NODE,
-            capacity=ROOM,
-            clock=lambda: float(next(ticks)) / 1000,
-            tasks=tasks,
+            clock=lambda: next(ticks) / 1000,
         )
         reconciler = Reconciler(book=book, engines=engines, applier=applier)
         book.load()
         outbox.load()
         background = [tasks.create_task(outbox.run()), tasks.create_task(reconciler.run())]
-        applier.resume()
+        operations.resume()
         try:
             yield Core(
                 applier=applier,
+                operations=operations,
                 book=book,
                 outbox=outbox,
                 store=store,
@@ -92,7 +99,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
                 providers=providers,
             )
         finally:
-            applier.interrupt_all()
+            operations.interrupt_all()
             for task in background:
                 task.cancel()
 

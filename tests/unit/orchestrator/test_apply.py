@@ -17,8 +17,8 @@ from services.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.orchestrator.apply import ApplyRequest
 from services.orchestrator.model import Action, State, Step
+from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.steps import FAILED, SUCCEEDED
 from tests.unit.orchestrator.conftest import Core, Start
 from tests.unit.orchestrator.fakes import POD, FakeEngines, FakeProviders, view
@@ -37,7 +37,7 @@ spec:
 
 async def applied(core: Core, manifest: str = POD, **more: object) -> tuple[Action, State]:
     accepted = await core.applier.apply(ApplyRequest(manifest=manifest, **more))  # type: ignore[arg-type]
-    record = await core.applier.settled(accepted.deployment.deployment_id, accepted.deployment.generation, 5)
+    record = await core.operations.settled(accepted.deployment.deployment_id, accepted.deployment.generation, 5)
     return accepted.action, record.state
 
 
@@ -150,7 +150,7 @@ async def test_a_refused_update_leaves_the_old_revision_running(start: Start) ->
         record = core.book.get(ID)
         assert record.touched == ("podman",)
         await core.applier.delete(ID)
-        await core.applier.settled(ID, record.generation, 5)
+        await core.operations.settled(ID, record.generation, 5)
         assert core.engines.copies(record.workload_id) == []
 
 
@@ -220,7 +220,7 @@ async def test_a_deletion_withdraws_and_removes(start: Start) -> None:
         await applied(core)
         await core.until(lambda: core.outbox.announced(ID))
         record = await core.applier.delete(ID)
-        record = await core.applier.settled(ID, record.generation, 5)
+        record = await core.operations.settled(ID, record.generation, 5)
         assert (record.state, record.step) == (State.DELETED, Step.GONE)
         assert core.engines.copies(record.workload_id) == []
         await core.until(lambda: ID not in core.providers.said)
@@ -238,7 +238,7 @@ async def test_a_deletion_overtakes_a_deploy_under_way(start: Start) -> None:
         await core.until(lambda: "deploy" in podman.calls)
         await core.applier.delete(ID)
         podman.gate.set()
-        record = await core.applier.settled(ID, accepted.deployment.generation, 5)
+        record = await core.operations.settled(ID, accepted.deployment.generation, 5)
         assert record.state is State.DELETED
         assert core.engines.copies(record.workload_id) == []
 
@@ -249,7 +249,7 @@ async def test_a_deletion_waits_for_a_backend_that_is_away(start: Start) -> None
         await applied(core)
         core.engines["podman"].fail_remove = [Unavailable("down", reason="BACKEND_UNREACHABLE")]
         record = await core.applier.delete(ID)
-        assert (await core.applier.settled(ID, record.generation, 5)).state is State.DELETING
+        assert (await core.operations.settled(ID, record.generation, 5)).state is State.DELETING
         await core.until(lambda: core.book.find(ID) is None)
         assert core.engines.copies(record.workload_id) == []
 

@@ -1,0 +1,160 @@
+"""Carrying operations through the flow's table, over crashes: each outcome is durable before the next step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from services.errors import BeemeshError, NotFound
+from services.orchestrator import flow
+from services.orchestrator import store as db
+from services.orchestrator.book import Book
+from services.orchestrator.flow import Outcome
+from services.orchestrator.model import Decision, Deployment, Failure, State, Step
+from services.orchestrator.outbox import Outbox
+from services.orchestrator.ports import Engines
+from services.orchestrator.steps import Result, Steps
+from services.telemetry import Log
+
+log = Log(__name__)
+
+_STORE_RETRY_SECONDS = 1.0
+_DEFECT_RETRY_SECONDS = 10.0
+
+
+class Operations:
+    """One task for each deployment that is not at rest."""
+
+    def __init__(
+        self,
+        *,
+        book: Book,
+        engines: Engines,
+        outbox: Outbox,
+        clock: Callable[[], float],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        """`clock`: seconds since 1970; `tasks` outlives every operation."""
+        self._book = book
+        self._outbox = outbox
+        self._clock = clock
+        self._tasks = tasks
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._nudges: dict[str, asyncio.Event] = {}
+        self._steps = Steps(engines=engines, book=book, outbox=outbox, keep=self._keep, clock=clock)
+
+    def chosen(self, record: Deployment, decision: Decision) -> Result:
+        """See `Steps.chosen`."""
+        return self._steps.chosen(record, decision)
+
+    def resume(self) -> None:
+        """Go on with every operation that a crash or a stop interrupted."""
+        for record in self._book.all():
+            if record.in_flight:
+                self.start(record.deployment_id)
+
+    async def settled(self, deployment_id: str, generation: int, timeout: float) -> Deployment:
+        """The record once its operation rests, is gone or waits for a backend, or as it is after `timeout` seconds.
+
+        Raises NotFound when there is no such deployment; a superseded generation counts as over.
+        """
+
+        def over(record: Deployment | None) -> bool:
+            return record is None or record.generation != generation or not record.in_flight or record.retries > 0
+
+        feed = self._book.feed.watch(match=lambda item: item.deployment_id == deployment_id)
+        with contextlib.suppress(TimeoutError):
+            async with contextlib.aclosing(feed), asyncio.timeout(timeout):
+                if not over(self._book.last(deployment_id)):
+                    async for event in feed:
+                        if event.item is not None and over(event.item):
+                            break
+        record = self._book.last(deployment_id)
+        if record is None:
+            raise NotFound(f"there is no deployment {deployment_id!r} on this node", reason="DEPLOYMENT_NOT_FOUND")
+        return record
+
+    def interrupt_all(self) -> None:
+        """Stop driving operations; the next start resumes each from its step."""
+        for task in self._running.values():
+            task.cancel()
+
+    async def follow(self, record: Deployment, outcome: Outcome, failure: Failure | None, message: str) -> None:
+        """A deployment at rest was seen otherwise than recorded: the record follows, and its announcement with it."""
+        moved = flow.advance(record, outcome, now=self._clock(), failure=failure)
+        if moved.state is not record.state:
+            await self._keep_with_announcement(replace(moved, message=message))
+
+    def start(self, deployment_id: str) -> None:
+        """Drive the operation that the record is at."""
+        self._nudges[deployment_id] = asyncio.Event()
+        self._running[deployment_id] = self._tasks.create_task(self._operate(deployment_id), name=f"op:{deployment_id}")
+
+    def nudge(self, deployment_id: str) -> None:
+        """Do not wait for the back-off's end."""
+        if (event := self._nudges.get(deployment_id)) is not None:
+            event.set()
+
+    async def interrupt(self, deployment_id: str) -> None:
+        """Stop driving the operation; what its engine has begun there it finishes, and `touched` remembers it."""
+        task = self._running.pop(deployment_id, None)
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _operate(self, deployment_id: str) -> None:
+        """Step by step to rest; each step's outcome is durable before the next begins."""
+        try:
+            while (record := self._book.find(deployment_id)) is not None and record.in_flight:
+                await self._pause(record)
+                try:
+                    result = await self._steps.perform(record)
+                except Exception as error:  # a defect must not take every other operation down with it
+                    log.error("step_broke", exc_info=error, deployment_id=deployment_id, step=record.step.value)
+                    await asyncio.sleep(_DEFECT_RETRY_SECONDS)
+                    continue
+                record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
+                await self._keep_with_announcement(record)
+                log.info(
+                    "step",
+                    deployment_id=deployment_id,
+                    outcome=result.outcome.value,
+                    step=record.step.value,
+                    state=record.state.name,
+                    engine=record.engine_id or "-",
+                )
+        finally:
+            if self._running.get(deployment_id) is asyncio.current_task():
+                self._running.pop(deployment_id, None)
+                self._nudges.pop(deployment_id, None)
+
+    async def _pause(self, record: Deployment) -> None:
+        if not record.retries:
+            return
+        nudge = self._nudges.setdefault(record.deployment_id, asyncio.Event())
+        nudge.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(flow.backoff(record.retries)):
+                await nudge.wait()
+
+    async def _keep_with_announcement(self, record: Deployment) -> None:
+        """A record at rest carries its announcement with it, in one transaction."""
+        wanted = record.state is State.ACTIVE
+        if record.step is not Step.REST or wanted == self._outbox.wants(record.deployment_id):
+            await self._keep(record)
+            if record.step is Step.REST:
+                self._outbox.refresh(record.deployment_id)
+            return
+        await self._keep(record, self._outbox.want(record.deployment_id, wanted))
+        self._outbox.wanted_now(record.deployment_id, wanted)
+
+    async def _keep(self, record: Deployment, *more: db.Statement) -> Deployment:
+        """Save; a full disk is waited out, for the step has been taken and must not be forgotten."""
+        while True:
+            try:
+                return await self._book.save(record, *more)
+            except BeemeshError as error:
+                log.error("record_not_saved", deployment_id=record.deployment_id, error=repr(error))
+                await asyncio.sleep(_STORE_RETRY_SECONDS)
