@@ -119,9 +119,6 @@ def _containers(document: Document, replicas: int) -> Iterator[Issue]:
     containers: Sequence[Mapping[str, Any]] = document.body["spec"]["containers"]
     for index, container in enumerate(containers):
         path: Path = ("spec", "containers", index)
-        if not container.get("image"):
-            yield _issue(violation(document, path, "engine podman needs an image", "REQUIRED_FIELD"))
-            continue
         try:
             full_reference(container["image"])
         except ValueError as error:

@@ -99,7 +99,7 @@ class UnixHttp:
                     headers,
                 ),
             ):
-                return Reply(status=status, headers=headers, body=await _whole(_body(reader, status, headers)))
+                return Reply(status=status, headers=headers, body=await _whole(read_body(reader, status, headers)))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"podman did not answer {method} {target} within {timeout:g} s",
@@ -121,7 +121,7 @@ class UnixHttp:
         self._streams_left -= 1
         try:
             async with self._exchange("GET", target, query, b"", "") as (reader, status, headers):
-                chunks = _body(reader, status, headers)
+                chunks = read_body(reader, status, headers)
                 if not 200 <= status < 300:
                     reply = Reply(status=status, headers=headers, body=await _whole(chunks))
                     raise Refusal(status, reply.error_text)
@@ -142,7 +142,7 @@ class UnixHttp:
         try:
             writer.write(_request(method, target, query, body, content_type))
             await writer.drain()
-            status, headers = await _head(reader)
+            status, headers = await read_head(reader)
             yield reader, status, headers
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise _unreachable(self.path, error) from error
@@ -158,7 +158,8 @@ def _request(method: str, target: str, query: Mapping[str, str] | None, body: by
     return "\r\n".join([*head, "", ""]).encode("ascii") + body
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    """The status and headers of an answer, names in lower case. Raises ValueError, EOFError, LimitOverrunError."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     version, _, rest = lines[0].partition(" ")
     if not version.startswith("HTTP/1."):
@@ -167,7 +168,8 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-async def _body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+async def read_body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+    """The body, piece by piece as it comes. Raises ValueError and EOFError when it is broken off."""
     if status in (204, 304):
         return
     if headers.get("transfer-encoding", "").lower() == "chunked":

@@ -38,9 +38,10 @@ _HINTS = (
 class ProbeTimes:
     """Seconds."""
 
-    ping: float = 1.5
-    """For each of the two pings: a frozen service is told after one."""
-    info: float = 5.0
+    ping: float = 1.2
+    """For each ping: a frozen service is told after one."""
+    info: float = 2.0
+    """Longer, and a ping tells whether it is frozen or slow."""
     canary: float = 30.0
     """For each of its calls."""
     canary_fresh: float = 300.0
@@ -145,6 +146,9 @@ class Probe:
             info = await Podman(http).info(timeout=self._times.info)
             self.version = str(info["version"]["Version"])
             self.api_version = str(info["version"]["APIVersion"])
+        except DeadlineExceeded as error:
+            await self._ping(http, "/_ping", "SOCKET_UNREACHABLE")
+            raise _Sick("INFO_FAILED", f"{error.message}, though it answers a ping") from error
         except (Refusal, BeemeshError) as error:
             raise _Sick("INFO_FAILED", str(error)) from error
         except (KeyError, TypeError) as error:

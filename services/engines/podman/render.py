@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
-from fractions import Fraction
 from typing import Any
 
 from services.engines.engine import Resources, Spec
@@ -24,7 +23,7 @@ DEFAULT_GRACE_SECONDS = 30
 _EXPANDS_SINCE = (4, 7)
 """From here on podman expands `$(NAME)` in commands itself, with more variables than Kubernetes would."""
 
-_MIN_CORES = Fraction(1, 100)
+_MIN_CORES = 0.01
 """The kernel's smallest CPU quota, 1 ms in 100 ms; the kubelet raises smaller limits to it too."""
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^)]*)\)")
@@ -164,20 +163,20 @@ def _resources(container: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     requests = (container.get("resources") or {}).get("requests") or {}
     given: dict[str, str] = {}
     if limits.cpu_cores is not None:
-        given["cpu"] = _millicores(max(Fraction(limits.cpu_cores), _MIN_CORES))
+        given["cpu"] = _millicores(max(limits.cpu_cores, _MIN_CORES))
     if limits.memory_bytes is not None:
         given["memory"] = str(limits.memory_bytes)
     asked = {"memory": str(quantities.memory(requests["memory"]))} if "memory" in requests else {}
     if asked and limits.memory_bytes is not None:
         asked["memory"] = str(min(int(asked["memory"]), limits.memory_bytes))
     if "cpu" in requests:
-        asked["cpu"] = _millicores(Fraction(quantities.cpu(requests["cpu"])))
+        asked["cpu"] = _millicores(quantities.cpu(requests["cpu"]))
     return {"limits": given, "requests": asked}
 
 
-def _millicores(cores: Fraction) -> str:
-    millis = Decimal(cores.numerator * 1000) / Decimal(cores.denominator)
-    return f"{millis.to_integral_value(ROUND_CEILING)}m"
+def _millicores(cores: float) -> str:
+    """Rounded up to a thousandth of a core; 0.1, which no float is exactly, is 100m."""
+    return f"{math.ceil(round(cores * 1000, 6))}m"
 
 
 def _limits(spec: Spec, document: Document) -> Mapping[str, Limits]:

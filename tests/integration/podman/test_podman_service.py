@@ -206,6 +206,8 @@ def frozen(service: PodmanService) -> Iterator[None]:
     pid = service.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
+    while any(") T " not in task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")):
+        time.sleep(0.001)
     try:
         yield
     finally:
