@@ -68,7 +68,7 @@ def test_the_readmes_tour_works_by_reflection_alone(start_node: Callable[..., Lo
 BUF = """
 call() { buf curl --http2-prior-knowledge --protocol grpc --reflect-header "$TOKEN" -H "$TOKEN" "$@"; }
 call --list-services "$PORT"
-python -c 'import json, sys; print(json.dumps({"manifest": {"content": open(sys.argv[1]).read()}}))' examples/mock.yaml |
+python -c 'import json; print(json.dumps({"manifest": {"content": open("examples/mock.yaml").read()}}))' |
   call -d @- "$PORT/beemesh.orchestrator.v1.OrchestratorService/ApplyManifest"
 call -H 'beemesh-engine: mock' "$PORT/beemesh.engine.v1.EngineService/GetEngineInfo"
 call -d '{"name": "pod-default-pretend"}' "$PORT/beemesh.orchestrator.v1.OrchestratorService/DeleteDeployment"
