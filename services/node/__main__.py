@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from services.data_dir import claimed
 from services.node import child
-from services.node.claim import claimed
 from services.node.notify import notify
 from services.node.plan import Layout, Process, choose_engines, plan
 from services.node.readiness import Readiness
@@ -59,7 +59,7 @@ async def supervise(settings: Settings, launch: Launch, stop: asyncio.Event) -> 
         )
     with ExitStack() as held:
         for directory in dict.fromkeys((layout.data_dir, layout.run_dir)):
-            held.enter_context(claimed(directory))
+            held.enter_context(claimed(directory, lock_name="node.lock"))
         public = _settled(settings.public, socket.SOCK_STREAM)
         dht_listen = _settled(settings.dht_listen, socket.SOCK_DGRAM)
         processes = plan(layout, engines=engines, public=public, dht_listen=dht_listen)

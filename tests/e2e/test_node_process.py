@@ -133,7 +133,7 @@ def test_a_second_node_on_the_same_directory_is_refused(start_node: StartNode, t
     done = beemesh_node("--data-dir", str(directories["data"]), "--run-dir", str(directories["run"]))
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("beemesh-node:")]
-    assert f"{directories[shared]} is in use by another node (pid {node.pid})" in line
+    assert f"{directories[shared]} is in use by another process (pid {node.pid})" in line
 
 
 @pytest.fixture

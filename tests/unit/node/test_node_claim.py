@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from services.data_dir import claimed
 from services.errors import FailedPrecondition
-from services.node.claim import claimed
 
 
 def test_a_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
