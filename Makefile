@@ -65,6 +65,14 @@ imports: $(READY) ## import-linter: which way imports may point
 gen: $(READY) ## write gen/ from protos/
 	@scripts/generate.sh gen
 
+schemas: $(BUILD)/schemas.ready ## rewrite the Kubernetes schema (fetches 108 MB of its sources once)
+	PYTHONPATH=$(BUILD)/schemas $(PYTHON) scripts/kubernetes_schemas.py
+
+$(BUILD)/schemas.ready: pyproject.toml | $(READY)
+	@$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['schemas'])" | \
+	  xargs $(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target $(BUILD)/schemas
+	@touch $@
+
 fmt: $(READY) ## format code and contract
 	ruff check --fix-only --quiet .
 	ruff format .
