@@ -14,6 +14,9 @@ from services.node.restart import Backoff
 from services.telemetry import Log
 
 PROBE_EVERY_SECONDS = 0.1
+NOT_LAUNCHED = 255
+"""Stands for the exit code of a process that could not be made."""
+
 SLOW_START_SECONDS = 15.0
 """A service that does not answer for so long after its start is said to be slow, once."""
 
@@ -95,7 +98,11 @@ class Supervisor:
             await self._pause(backoff.delay)
 
     async def _run_once(self, process: Process) -> int:
-        running = await self._launch(process)
+        try:
+            running = await self._launch(process)
+        except OSError as error:  # no process, memory or descriptor left: as good as one that ended at once
+            log.error("service_not_launched", name=process.name, reason=error)
+            return NOT_LAUNCHED
         self._running[process.name] = running
         log.info("service_started", name=process.name, pid=running.pid)
         if self._stopping.is_set():  # it came to life while everything else was being stopped

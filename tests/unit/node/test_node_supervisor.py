@@ -55,6 +55,8 @@ class World:
         self.mute: set[str] = set()
         """Services that run and do not answer."""
         self.processes: dict[str, FakeProcess] = {}
+        self.full = 0
+        """So many launches fail for want of memory."""
         self.now = 0.0
         self._changed = asyncio.Event()
 
@@ -69,6 +71,9 @@ class World:
                 await self._changed.wait()
 
     async def launch(self, process: Process) -> FakeProcess:
+        if self.full:
+            self.full -= 1
+            raise BlockingIOError("no process left")
         running = FakeProcess(self, process, pid=len(self.lines) + 1)
         self.processes[process.name] = running
         self.happened(f"start {process.name}")
@@ -184,6 +189,15 @@ async def test_nothing_is_started_while_stopping(world: World) -> None:
         await world.until(lambda lines: "end engine-b" in lines)
     assert world.lines.count("start engine-b") == 1
     assert world.lines[-1] == "end registry"
+
+
+async def test_a_launch_that_fails_is_tried_again(world: World) -> None:
+    """When the machine cannot make a process, the service is tried again and the node lives on."""
+    world.full = 2
+    async with world.supervised(*ALL):
+        await world.until(lambda lines: "READY" in lines)
+    assert world.full == 0
+    assert world.lines.count("start registry") == 1
 
 
 async def test_a_steady_service_is_back_at_once(world: World) -> None:

@@ -1,0 +1,151 @@
+"""beectl against a node: the commands of the README, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from scripts.local_node import REPOSITORY, LocalNode
+
+ID = "pod-default-pretend"
+BEECTL = [sys.executable, "-m", "services.cli"]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[LocalNode]:
+    """One node for all of these; each test leaves it without deployments."""
+    with LocalNode(engines="mock") as started:
+        yield started
+
+
+def environment(node: LocalNode) -> Mapping[str, str]:
+    """What makes beectl find this node as the machine's own."""
+    return {**os.environ, "BEEMESH_RUN_DIR": str(node.run_dir)}
+
+
+def beectl(node: LocalNode, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run beectl to its end."""
+    return subprocess.run(
+        [*BEECTL, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+        env=environment(node),
+    )
+
+
+@pytest.fixture
+def applied(node: LocalNode) -> Iterator[LocalNode]:
+    """The node with the mock pod applied; deleted afterwards."""
+    assert beectl(node, "apply", "-f", "examples/mock.yaml").returncode == 0
+    yield node
+    beectl(node, "delete", ID, "--ignore-not-found")
+
+
+def test_a_deployment_lives_through_all_commands(node: LocalNode) -> None:
+    """Apply, get, describe, logs, providers and delete work one after the other, as the README shows them."""
+    selected = beectl(node, "select", "-f", "examples/mock.yaml")
+    assert selected.stdout.startswith("selected: mock\n")
+    assert beectl(node, "apply", "-f", "examples/mock.yaml").stdout == f"deployment/{ID} created: ACTIVE on mock\n"
+    assert "unchanged" in beectl(node, "apply", "-f", "examples/mock.yaml").stdout
+    assert beectl(node, "get", ID).stdout.splitlines()[1].split()[:3] == [ID, "ACTIVE", "mock"]
+    assert "Workload beemesh-" in beectl(node, "describe", ID).stdout
+    assert len(beectl(node, "logs", ID, "--tail", "2").stdout.splitlines()) == 2
+    assert "beemesh-pod-default-pretend-" in beectl(node, "providers", ID, "--engine", "mock").stdout
+    assert beectl(node, "delete", ID).stdout == f"deployment/{ID} deleted\n"
+    assert beectl(node, "get").stdout == "no deployments\n"
+
+
+def test_engines_and_version_are_told(node: LocalNode) -> None:
+    """The node's engines and its id can be asked for, by the socket and by the public port."""
+    assert "AVAILABLE" in beectl(node, "engines", "--probe").stdout
+    by_socket, by_port = beectl(node, "version"), beectl(node, "--address", node.public, "version")
+    assert by_socket.stdout.split()[3] == by_port.stdout.split()[3] == node.node_id()
+
+
+def test_a_dry_run_touches_nothing(node: LocalNode) -> None:
+    """A dry run says what would happen and leaves no deployment."""
+    done = beectl(node, "apply", "-f", "examples/mock.yaml", "--dry-run")
+    assert done.returncode == 0
+    assert "(dry run)" in done.stdout
+    assert beectl(node, "get", "-o", "name").stdout == ""
+
+
+def test_machines_can_read_it(applied: LocalNode) -> None:
+    """JSON output is the deployment as the contract has it."""
+    assert json.loads(beectl(applied, "get", ID, "-o", "json").stdout)["deploymentId"] == ID
+
+
+def test_what_is_wrong_with_a_manifest_is_shown_by_line(node: LocalNode, tmp_path: Path) -> None:
+    """A wrong field ends with 1 and its file, line, column and name; nothing is deployed."""
+    text = (REPOSITORY / "examples/mock.yaml").read_text().replace("image:", "imag:")
+    path = tmp_path / "pod.yaml"
+    path.write_text(text)
+    line = next(number for number, content in enumerate(text.splitlines(), 1) if "imag:" in content)
+    done = beectl(node, "apply", "-f", str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: INVALID_ARGUMENT MANIFEST_INVALID\n")
+    assert f"{path}:{line}:" in done.stderr
+    assert "spec.containers[0].imag" in done.stderr
+    assert beectl(node, "get", "-o", "name").stdout == ""
+
+
+def test_what_is_not_there_is_said(node: LocalNode) -> None:
+    """A name that nobody has is one clear block and exit code 1; asked to ignore it, delete is content."""
+    done = beectl(node, "describe", "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: NOT_FOUND DEPLOYMENT_NOT_FOUND\n")
+    assert beectl(node, "delete", "nobody").returncode == 1
+    assert beectl(node, "delete", "nobody", "--ignore-not-found").returncode == 0
+
+
+def test_a_node_that_is_not_there_is_said(node: LocalNode, tmp_path: Path) -> None:
+    """Where no node answers, the address is named and no stack trace is shown."""
+    done = beectl(node, "--address", f"unix:{tmp_path}/none.sock", "get")
+    assert done.returncode == 1
+    assert f"no node answers at unix:{tmp_path}/none.sock" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_following_quietly(applied: LocalNode) -> None:
+    """Ctrl-C ends `logs -f` with 130 and not a word more than the lines."""
+    command = [*BEECTL, "logs", ID, "-f"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=environment(applied),
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        _, errors = following.communicate(timeout=20)
+    assert following.returncode == 130
+    assert errors.strip() == ""  # a new line, so that the prompt does not stand behind the ^C
+
+
+def test_a_reader_that_has_enough_is_no_failure_to_report(applied: LocalNode) -> None:
+    """When the reader closes the pipe, beectl ends without a stack trace."""
+    script = f"{sys.executable} -m services.cli get -o json | head -c 1"
+    done = subprocess.run(
+        ["sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=REPOSITORY,
+        env=environment(applied),
+    )
+    assert "Traceback" not in done.stderr
