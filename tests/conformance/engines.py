@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from tests.conformance.harness import EngineHarness
 from tests.conformance.mock_harness import MockHarness
+from tests.conformance.podman_harness import PodmanHarness
 
 ENGINES: Mapping[str, Callable[[], EngineHarness]] = {
     "mock": MockHarness,
+    "podman": PodmanHarness,
 }

@@ -12,10 +12,12 @@ import subprocess
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from scripts.make_test_image import REFERENCE, import_image
 from services.engines.podman.engine import PodmanEngine
@@ -30,27 +32,30 @@ class PodmanMachine:
     """A podman store, and engines on it. Raises RuntimeError or OSError when podman cannot be used here."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="bmp"))  # short: sockets go into it
         self._engines = 0
+
+    def __enter__(self) -> Self:
+        self.directory = Path(tempfile.mkdtemp(prefix="bmp"))  # short: sockets go into it
         self.env = {
             **os.environ,
             "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
             "CONTAINERS_CONF": str(self.directory / "containers.conf"),
         }
         self.env.pop("CONTAINER_HOST", None)
+        try:
+            self._set_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
-    def __enter__(self) -> Self:
+    def _set_up(self) -> None:
         (self.directory / "storage.conf").write_text(
             f'[storage]\ndriver = "{_driver()}"\n'
             f'graphroot = "{self.directory}/root"\nrunroot = "{self.directory}/run"\n'
         )
         (self.directory / "containers.conf").write_text(_configuration(self.directory))
-        try:
-            self.make_image(REFERENCE)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        self.make_image(REFERENCE)
 
     def __exit__(self, *exc: object) -> None:
         with suppress(RuntimeError):
@@ -112,6 +117,17 @@ class PodmanMachine:
 
     def _settings(self) -> list[str]:
         return [f"{name}={self.env[name]}" for name in ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF")]
+
+
+@contextmanager
+def skip_without_podman() -> Iterator[None]:
+    """Where podman cannot be used: fail if BEEMESH_REQUIRE_ENGINES names it, else skip, with the reason."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
+            pytest.fail(f"podman must be here and cannot be used: {error}")
+        pytest.skip(f"podman cannot be used here: {error}")
 
 
 def _driver() -> str:

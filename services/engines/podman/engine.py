@@ -215,9 +215,11 @@ class PodmanEngine(Engine):
         found = await self.observe_one(workload_id)
         components = select(found.components, query.component_id) if found else []
         if found is None or (query.component_id and not components):
-            what = f"component {query.component_id} of workload" if found else "workload"
+            what = "component" if found else "workload"
             raise NotFound(
-                f"{what} {workload_id} is not on podman", reason="NOT_FOUND", metadata={"workload_id": workload_id}
+                f"podman has no {what} {query.component_id if found else workload_id}",
+                reason=f"{what.upper()}_NOT_FOUND",
+                metadata={"workload_id": workload_id},
             )
         reader = Logs(podman=self._podman, components=components, query=query, clock=self._clock)
         try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +47,6 @@ class ProbeTimes:
     """How long a canary that lived vouches for podman."""
     canary_retry: float = 10.0
     """After how long one that died is tried again."""
-    own_start: float = 1.0
-    """How long a service of our own, just started, is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +107,7 @@ class Probe:
     async def _reach(self, http: UnixHttp) -> None:
         """The socket is there and takes connections."""
         socket = self._service.socket
-        if not socket.exists() and self._service.is_own:
-            await self._wait_for_own()
+        await self._service.wait_for_socket()
         if socket.exists():
             return
         if self._service.binary is None:
@@ -122,12 +118,6 @@ class Probe:
             )
         words = f"; its service said: {self._service.last_words[-500:]}" if self._service.last_words else ""
         raise _Sick("SOCKET_UNREACHABLE", f"podman's socket {socket} is not there{words}")
-
-    async def _wait_for_own(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._times.own_start):
-                while not self._service.socket.exists():  # noqa: ASYNC110 - a file tells nobody
-                    await asyncio.sleep(0.02)
 
     async def _ping(self, http: UnixHttp, target: str, reason_if_refused: str) -> None:
         try:

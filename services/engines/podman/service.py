@@ -30,6 +30,7 @@ _SOCKET_PATH_MAX = 100
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before the first, second, … restart in a row."""
 _STEADY_SECONDS = 30.0
+_START_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _STDERR_LINES = 20
 _ASK_SECONDS = 1.0
@@ -85,13 +86,24 @@ class PodmanService:
         if named is None and self.binary is not None and not await _answers(SYSTEM_SOCKET):
             self.socket = self._settings.run_dir / _OWN_SOCKET
             _check_length(self.socket)
+            self.socket.unlink(missing_ok=True)  # of a service that died with an earlier engine
             self._keeper = self._tasks.create_task(self._keep(self.binary))
+            await self.wait_for_socket()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
         await self._tasks.__aexit__(None, None, None)
+
+    async def wait_for_socket(self) -> None:
+        """Give a service of our own, just started, a moment to listen; it takes 40 ms, and no more than a second."""
+        if not self.is_own:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                while not self.socket.exists():  # noqa: ASYNC110 - a file tells nobody
+                    await asyncio.sleep(0.01)
 
     async def _keep(self, binary: str) -> None:
         failures = 0
@@ -129,6 +141,7 @@ class PodmanService:
         finally:
             self.pid = None
             await _end(process)
+            self.socket.unlink(missing_ok=True)
 
     def _prepare(self) -> Path:
         """An empty working directory: a folder there that is named like an image would be built as one."""
@@ -136,7 +149,6 @@ class PodmanService:
         workdir = self._settings.run_dir / "podman-empty"
         shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(mode=0o700)
-        self.socket.unlink(missing_ok=True)
         return workdir
 
     def _child_env(self) -> dict[str, str]:

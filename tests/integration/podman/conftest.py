@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.harness.podman import PodmanMachine
+from tests.harness.podman import PodmanMachine, skip_without_podman
 
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[PodmanMachine]:
     """A podman store of this run's own, with the test image."""
     with ExitStack() as stack:
-        try:
+        with skip_without_podman():
             made = stack.enter_context(PodmanMachine())
-        except (OSError, RuntimeError) as error:
-            if "podman" in os.environ.get("BEEMESH_REQUIRE_ENGINES", "").split(","):
-                pytest.fail(f"podman must be here and cannot be used: {error}")
-            pytest.skip(f"podman cannot be used here: {error}")
         yield made
 
 

@@ -1,0 +1,73 @@
+"""The podman engine in the conformance suite."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Self
+
+from services.engines.podman.settings import PodmanSettings
+from services.engines.service import Program, run_engine
+from services.manifests import Format
+from tests.harness.engines import NODE_A, EngineClient, running
+from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
+
+_POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+spec:
+  containers:
+  - name: main
+    image: {image}
+    command:
+    - sh
+    - -c
+    - |
+      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
+      trap 'exit 0' TERM
+      while :; do sleep 0.1; done
+"""
+
+
+class PodmanHarness:
+    """All tests share one podman store of their own; each service has a podman service of its own on it."""
+
+    formats: tuple[Format, ...] = (Format.KUBERNETES,)
+
+    def __init__(self) -> None:
+        self._machine = PodmanMachine()
+
+    def __enter__(self) -> Self:
+        with skip_without_podman():
+            self._machine.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._machine.__exit__()
+
+    def serve(
+        self, directory: Path, *, name: str = "engine", node_id: str = NODE_A
+    ) -> AbstractAsyncContextManager[EngineClient]:
+        """In this process."""
+        settings = PodmanSettings(
+            listen=f"unix:{directory}/{name}.sock",
+            data_dir=f"{directory}/{name}",
+            registry="",
+            provider="",
+            node_id=node_id,
+            probe_interval=1.0,
+            poll_interval=1.0,
+            observe_timeout=10.0,
+        )
+        program = Program(make_engine=self._machine.engine)
+        return running(settings.listen, lambda stop: run_engine(settings, program, stop))
+
+    def workload(self, format_: Format, name: str) -> str:
+        """A pod that counts to twelve, then waits for its end."""
+        return _POD.format(name=name, image=IMAGE, word="line")
+
+    def changed(self, format_: Format, name: str) -> str:
+        """It counts in other words."""
+        return _POD.format(name=name, image=IMAGE, word="other line")
