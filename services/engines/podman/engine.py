@@ -110,6 +110,7 @@ class PodmanEngine(Engine):
         except asyncio.CancelledError:
             await asyncio.wait([playing], timeout=_SETTLE_SECONDS)
             playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
             await self._roll_back(spec.workload_id)
             raise
         except BeemeshError as error:  # it may have been done, or still be under way

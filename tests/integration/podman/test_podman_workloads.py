@@ -149,6 +149,23 @@ async def test_how_containers_ended_is_told(machine: PodmanMachine, node_id: str
         assert await engine.observe() == {}
 
 
+async def test_a_memory_limit_is_enforced(machine: PodmanMachine, node_id: str) -> None:
+    """A container that takes more memory than its limit is killed, and only it."""
+    greedy = container("a=x; while :; do a=$a$a; done", name="greedy", resources={"limits": {"memory": "16Mi"}})
+    wanted = spec(node_id, greedy, container(FOREVER, name="modest"), restartPolicy="Never")
+    async with engine_on(machine, node_id) as engine:
+        await engine.create(wanted)
+        found = await until(
+            engine, wanted.workload_id, lambda seen: any(part.exit_status for part in seen.components), "one was killed"
+        )
+        parts = {part.display_name: part for part in found.components}
+        await destroy(engine, wanted.workload_id)
+    assert parts["greedy"].state is WorkloadState.FAILED
+    assert parts["greedy"].exit_status is not None
+    assert parts["greedy"].exit_status.exit_code == 137
+    assert parts["modest"].state is WorkloadState.RUNNING
+
+
 async def test_limits_are_the_manifests_under_the_callers_ceiling(machine: PodmanMachine, node_id: str) -> None:
     """Limits reach the container, and the caller's ceiling counts where the manifest has none."""
     wanted = spec(
