@@ -306,5 +306,6 @@ def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
         engine_id=engine_id,
         state=workload.state,
         message=workload.state_message,
+        digest=workload.runtime_digest,
         raw=workload.SerializeToString(),
     )

@@ -204,6 +204,8 @@ class Deployment:
     """The chosen engine; it sticks."""
     touched: tuple[str, ...] = ()
     """Engines that may hold a copy. Written before an engine is called; taken out only by a confirmed fence."""
+    deployed: str = ""
+    """Label form of the digest that the engine gave for this wish; "" until it has taken it."""
     tried: tuple[str, ...] = ()
     """Engines that failed in this operation; not chosen again in it."""
     decision: Decision = field(default_factory=Decision)
@@ -258,6 +260,8 @@ class Observed:
     state: int
     """The numbers of beemesh.engine.v1.WorkloadState."""
     message: str = ""
+    digest: str = ""
+    """Of what runs, in the engine's words; only its label form (identity.hash_label) is compared."""
     raw: bytes = b""
     """The engine's serialized beemesh.engine.v1.Workload, passed on untouched."""
 

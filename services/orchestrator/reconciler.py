@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from services.identity import hash_label
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
@@ -49,6 +50,8 @@ class Reconciler:
         if record.step is not Step.REST or record.engine_id not in record.touched:
             return
         seen = self._engines.observed(record.engine_id, record.workload_id)
+        if seen is not None and hash_label(seen.digest) != record.deployed:
+            return  # an earlier revision runs on, because this one was refused: it does not speak for this record
         outcome = outcome_of(seen.state if seen is not None else None)
         if outcome is None:
             return

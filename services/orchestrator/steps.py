@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from services.errors import BeemeshError, Code, FailedPrecondition, Unavailable
+from services.identity import hash_label
 from services.orchestrator import flow, selection
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
@@ -150,10 +151,11 @@ class Steps:
             record = replace(record, touched=(*record.touched, record.engine_id))
         record = await self._keep(record)
         try:
-            await self._engines.deploy(record.engine_id, record)
+            seen = await self._engines.deploy(record.engine_id, record)
         except BeemeshError as error:
             return await self._deploy_failed(_attempted(record, self._clock(), Failure.of(error)), error)
-        return Result(record=_attempted(record, self._clock(), None), outcome=Outcome.DEPLOYED)
+        record = replace(_attempted(record, self._clock(), None), deployed=hash_label(seen.digest))
+        return Result(record=record, outcome=Outcome.DEPLOYED)
 
     async def _deploy_failed(self, record: Deployment, error: BeemeshError) -> Result:
         failure = Failure.of(error)

@@ -125,7 +125,8 @@ class FakeEngines:
         held = engine.workloads.get(workload_id)
         if held is None:
             return None
-        return Observed(workload_id=workload_id, engine_id=engine.view.engine_id, state=held[1])
+        digest, state = held
+        return Observed(workload_id=workload_id, engine_id=engine.view.engine_id, state=state, digest=digest)
 
 
 class FakeProviders:

@@ -149,6 +149,9 @@ async def test_a_refused_update_leaves_the_old_revision_running(start: Start) ->
         assert await applied(core, OTHER) == (Action.REPLACE, State.FAILED)
         record = core.book.get(ID)
         assert record.touched == ("podman",)
+        core.reconciler.touch(record.workload_id)
+        await asyncio.sleep(0.05)
+        assert core.book.get(ID).state is State.FAILED, "that the old one runs does not make the new one ACTIVE"
         await core.applier.delete(ID)
         await core.operations.settled(ID, record.generation, 5)
         assert core.engines.copies(record.workload_id) == []
