@@ -58,9 +58,9 @@ class PodmanMachine:
         self.make_image(REFERENCE)
 
     def __exit__(self, *exc: object) -> None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
             self.podman("pod", "kill", "--all")
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
             self.podman("pod", "rm", "--all", "--force")
         shutil.rmtree(self.directory, ignore_errors=True)
 
