@@ -24,7 +24,7 @@ log = Log(__name__)
 
 
 class NodeIdentity:
-    """The node's id: `configured`, else what the provider at target `provider` says, kept in `cache`."""
+    """The node's id: `configured`, else what the provider at target `provider` says; kept in the file `cache`."""
 
     def __init__(self, *, configured: str, provider: str, cache: Path) -> None:
         if configured:
@@ -36,26 +36,30 @@ class NodeIdentity:
     async def get(self) -> str:
         """The id; waits for the provider only where none is known yet.
 
-        Raises FailedPrecondition(NODE_ID_UNKNOWN) when there is nobody to ask, InvalidArgument for a damaged cache.
+        Raises FailedPrecondition: NODE_ID_UNKNOWN when there is nobody to ask, NODE_ID_CHANGED when another one is
+        configured than this data directory belongs to; InvalidArgument for a damaged cache.
         """
-        if known := self._configured or self._cached():
-            return known
-        if not self._provider:
+        if cached := self._cached():
+            if self._configured:
+                self._check_same(self._configured, cached, "the setting node_id")
+            return cached
+        if not self._configured and not self._provider:
             raise FailedPrecondition("the node's id is not known: set provider or node_id", reason="NODE_ID_UNKNOWN")
-        node_id = await self._ask()
+        node_id = self._configured or await self._ask()
         write_atomically(self._cache, node_id.encode())
         return node_id
 
     async def verify(self) -> None:
         """Ask the provider once it answers; raises FailedPrecondition(NODE_ID_CHANGED) when it says another id."""
-        cached = self._cached()
-        if self._configured or not self._provider or not cached:
-            return
-        answered = await self._ask()
-        if answered != cached:
+        if self._provider and not self._configured:
+            self._check_same(await self._ask(), self._cached(), f"the provider at {self._provider}")
+
+    def _check_same(self, said: str, cached: str, who: str) -> None:
+        """Under another id the engine would find nothing that it has recorded, and forget it."""
+        if said != cached:
             raise FailedPrecondition(
-                f"this data directory belongs to node {cached} ({self._cache}), but the provider at {self._provider} "
-                f"is node {answered}; give this engine another data_dir, or the provider its old key",
+                f"this data directory belongs to node {cached} ({self._cache}), but {who} says {said}; give this "
+                "engine another data_dir, or the node its old id",
                 reason="NODE_ID_CHANGED",
             )
 

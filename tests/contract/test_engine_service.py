@@ -147,31 +147,40 @@ async def test_it_can_be_stopped_while_it_waits_for_the_node(place: Path) -> Non
 
 
 async def test_a_known_node_needs_no_provider(place: Path) -> None:
-    """After the first start the id is on disk; a setting beats it."""
+    """After the first start the id is on disk."""
     target = f"unix:{place}/mock.sock"
     async with provider(place, NODE_B), running(target, lambda stop: serve(settings(place), stop)) as client:
         assert await node_of(client) == NODE_B
     async with running(target, lambda stop: serve(settings(place), stop)) as client:
         assert await node_of(client) == NODE_B
+
+
+async def test_a_setting_beats_the_provider(place: Path) -> None:
+    """The provider is not even asked."""
     told = replace(settings(place), node_id=NODE_A)
-    async with running(target, lambda stop: serve(told, stop)) as client:
-        listed = await client.engine.ListWorkloads(pb.ListWorkloadsRequest(), timeout=SECONDS)
-        assert all(w.metadata["beemesh.io/node-id"] == NODE_B for w in listed.workloads)
-
-
-async def test_another_nodes_data_directory_is_refused(place: Path) -> None:
-    """A provider that says another id than before ends the engine with both ids in the error."""
     target = f"unix:{place}/mock.sock"
-    async with provider(place, NODE_B), running(target, lambda stop: serve(settings(place), stop)):
-        pass
+    async with provider(place, NODE_B), running(target, lambda stop: serve(told, stop)) as client:
+        assert await node_of(client) == NODE_A
+
+
+@pytest.mark.parametrize("who", ["provider", "setting"])
+async def test_another_nodes_data_directory_is_refused(place: Path, who: str) -> None:
+    """Another id than before, from the provider or a setting, ends the engine with both ids; its records stay."""
+    target = f"unix:{place}/mock.sock"
+    async with provider(place, NODE_B), running(target, lambda stop: serve(settings(place), stop)) as client:
+        await node_of(client)
+    other = settings(place) if who == "provider" else replace(settings(place), node_id=NODE_A)
     async with provider(place, NODE_A), asyncio.timeout(SECONDS):
         with pytest.raises(BaseExceptionGroup) as caught:
-            await serve(settings(place), asyncio.Event())
+            await serve(other, asyncio.Event())
     error = innermost(caught.value)
     assert isinstance(error, FailedPrecondition)
     assert error.reason == "NODE_ID_CHANGED"
     assert NODE_A in error.message
     assert NODE_B in error.message
+    async with running(target, lambda stop: serve(settings(place), stop)) as client:
+        request = pb.GetWorkloadManifestRequest(workload_id=WORKLOAD)
+        assert (await client.engine.GetWorkloadManifest(request, timeout=SECONDS)).manifest.content == POD
 
 
 async def test_nobody_to_ask_is_an_error(place: Path) -> None:
@@ -187,6 +196,14 @@ def innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         (error,) = error.exceptions
     return error
+
+
+@pytest.mark.parametrize("name", ["probe_interval", "probe_timeout", "poll_interval", "observe_timeout"])
+def test_a_wait_of_no_time_is_a_wrong_setting(name: str) -> None:
+    """It would be a loop without rest."""
+    wrong: dict[str, Any] = {name: 0.0}
+    with pytest.raises(ValueError, match=name):
+        MockSettings(**wrong)
 
 
 async def test_two_engines_cannot_share_a_data_directory(place: Path) -> None:

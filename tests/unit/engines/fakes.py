@@ -161,7 +161,7 @@ def unreachable() -> Unavailable:
 class Bench:
     """A keeper around a fake engine, with what a test needs to look at."""
 
-    def __init__(self, directory: Path, engine: FakeEngine | None = None) -> None:
+    def __init__(self, directory: Path, engine: FakeEngine | None = None, *, drain: float = 30.0) -> None:
         self.engine = engine or FakeEngine()
         self.clock = FakeClock()
         self.records = Records(directory / "workloads")
@@ -172,13 +172,16 @@ class Bench:
             clock=self.clock,
             epoch="run",
             unreachable=lambda: self.why_unreachable,
-            limits=Limits(observe=0.05, refresh=0.05, poll=60.0, settle=0.0, drain=0.05),
+            limits=Limits(observe=0.05, refresh=0.05, poll=60.0, settle=0.0, drain=drain),
         )
 
 
 @asynccontextmanager
-async def bench(directory: Path, engine: FakeEngine | None = None) -> AsyncIterator[Bench]:
-    """A running keeper; a second one on the same directory and engine is a restart."""
-    made = Bench(directory, engine)
+async def bench(directory: Path, engine: FakeEngine | None = None, *, drain: float = 30.0) -> AsyncIterator[Bench]:
+    """A running keeper; a second one on the same directory and engine is a restart.
+
+    `drain`: how long, in seconds, its end waits for operations under way; short cuts those that hang.
+    """
+    made = Bench(directory, engine, drain=drain)
     async with made.keeper:
         yield made

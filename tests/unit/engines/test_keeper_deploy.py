@@ -217,7 +217,7 @@ async def test_a_replace_whose_destroy_fails_is_not_killed(tmp_path: Path) -> No
 
 async def test_a_cut_creation_is_finished_by_the_same_deploy(tmp_path: Path) -> None:
     """The engine stopped in the middle: after the restart the leftovers go and it is created."""
-    async with bench(tmp_path) as b:
+    async with bench(tmp_path, drain=0.05) as b:
         b.engine.gate.clear()
         call = asyncio.ensure_future(b.keeper.deploy(ORDER))
         await b.engine.created.wait()
