@@ -47,7 +47,13 @@ def import_image(
     busybox: str = "busybox",
     changes: Sequence[str] = (),
 ) -> None:
-    """Import the image as `reference`; `podman` is the command with its global options. Raises RuntimeError."""
+    """Import the image as `reference` unless it is there; `podman` is the command with its global options.
+
+    Raises RuntimeError. Importing it again would leave the former one behind without a name.
+    """
+    there = subprocess.run([*podman, "image", "exists", reference], capture_output=True, timeout=_TIMEOUT, check=False)
+    if there.returncode == 0:
+        return
     program = shutil.which(busybox)
     if program is None:
         raise RuntimeError(f"{busybox} is not installed; on Debian: apt-get install busybox-static")
