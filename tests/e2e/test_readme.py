@@ -23,9 +23,9 @@ SEARCHED = os.pathsep.join([os.environ["PATH"], str(REPOSITORY / ".build/bin"), 
 
 @pytest.fixture
 def tools() -> None:
-    """Grpcurl and jq; CI installs them, elsewhere the test is skipped without them."""
+    """The tools grpcurl and jq; without them the test is skipped, but fails in CI where CI can install them."""
     missing = [tool for tool in ("grpcurl", "jq") if shutil.which(tool, path=SEARCHED) is None]
-    if missing and os.environ.get("CI"):
+    if missing and os.environ.get("CI") and shutil.which("go"):
         pytest.fail(f"CI must have {missing}")
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (make setup brings what it can)")
