@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,7 +28,7 @@ def short_directory() -> Iterator[Path]:
 
 async def until_serving(channel: grpc.aio.Channel, name: str = "readiness", *, seconds: float = 10.0) -> None:
     """Return when the health service says that `name` is SERVING; raises TimeoutError."""
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # its type has no methods
     request = health_pb2.HealthCheckRequest(service=name)
     async with asyncio.timeout(seconds):
         while (await stub.Check(request, wait_for_ready=True, timeout=seconds)).status != _SERVING:
