@@ -76,8 +76,9 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
             try:
                 self._admit(request, context, method)
                 stream = behavior(request, context)
-                if not inspect.isasyncgen(stream):
-                    raise TypeError(f"{method}: a streaming handler is an async generator")
+                if inspect.isawaitable(stream):  # grpc's own health Watch writes to the context instead of yielding
+                    await stream
+                    return
                 try:
                     async for response in stream:
                         yield response

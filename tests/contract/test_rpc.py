@@ -278,6 +278,18 @@ async def test_health_knows_the_server_its_services_and_its_readiness(tmp_path: 
         assert (await ended(check("nobody"))).code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_health_can_be_watched(tmp_path: Path) -> None:
+    """A watcher of a health name is told its status at once, and every change."""
+    status = health_pb2.HealthCheckResponse
+    async with serving(at(tmp_path)) as server, calling(at(tmp_path)) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        call = stub.Watch(health_pb2.HealthCheckRequest(service="readiness"), timeout=5)
+        assert (await call.read()).status == status.SERVING
+        await server.set_health("readiness", serving=False)
+        assert (await call.read()).status == status.NOT_SERVING
+        call.cancel()
+
+
 async def test_a_deadline_bounds_the_calls_made_for_the_request(tmp_path: Path) -> None:
     """A handler's budget is what its caller has left, in unary and streaming handlers; without one it is its own."""
 
