@@ -126,6 +126,8 @@ FILE_MODE = {"minimum": 0, "maximum": 0o777}
 NOT_EMPTY = {"minLength": 1}
 SUBDOMAIN = {"format": "dns-subdomain"}
 LABEL = {"format": "dns-label"}
+ID = {"minimum": 0, "maximum": 2**31 - 1}
+"""Of a user or group."""
 
 CONSTRAINTS: Mapping[str, Mapping[str, Any]] = {
     "ObjectMeta": {
@@ -148,6 +150,9 @@ CONSTRAINTS: Mapping[str, Mapping[str, Any]] = {
         "terminationGracePeriodSeconds": COUNT,
         "activeDeadlineSeconds": {"minimum": 1},
     },
+    "PodSecurityContext": {"runAsUser": ID, "runAsGroup": ID, "fsGroup": ID, "supplementalGroups": {"items": ID}},
+    "SecurityContext": {"runAsUser": ID, "runAsGroup": ID},
+    "ExecAction": {"command": {"minItems": 1}, "required": ["command"]},
     "Container": {"name": LABEL, "image": {"format": "image-reference"}},
     "ContainerPort": {"containerPort": PORT, "hostPort": COUNT | {"maximum": 65535}, "name": {"format": "port-name"}},
     "GRPCAction": {"port": PORT},
