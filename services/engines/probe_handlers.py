@@ -1,12 +1,13 @@
 """Runs one probe or lifecycle hook: a command in the container, or a question to one of its ports.
 
-h11, ssl and grpc are imported when a handler first needs them: not every engine brings them.
+h11 and grpc are imported when a handler first needs them: not every engine brings them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
@@ -19,8 +20,6 @@ from services.rpc.deadline import budget
 from services.telemetry import Log
 
 if TYPE_CHECKING:
-    import ssl
-
     import h11
 
 _AGENT = "kube-probe/beemesh"
@@ -174,8 +173,6 @@ class Handlers:
     @cached_property
     def _unverified(self) -> ssl.SSLContext:
         """Certificates are not verified, so weak ones are no reason to fail either."""
-        import ssl
-
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -140,7 +140,7 @@ class Prober:
                 finding = await self._check(component_id, probe.handler, timeout=probe.timeout)
             restart = track.result(kind, finding, _now())
             self._tell(component_id, followed)
-            if restart is not None and self._followed.get(component_id) is followed:
+            if restart is not None:
                 log.info("probe_failed", component_id=component_id, reason=restart.reason, message=restart.message)
                 self._call(self._on_restart, component_id, restart)
 
