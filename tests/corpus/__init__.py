@@ -113,7 +113,7 @@ def read(path: Path) -> Case:
     try:
         return _case(path, text, _header(source))
     except ValueError as error:
-        raise ValueError(f"{path.relative_to(ROOT)}: {error}") from None
+        raise ValueError(f"{path.parent.name}/{path.name}: {error}") from None
 
 
 def _header(text: str) -> Iterable[str]:

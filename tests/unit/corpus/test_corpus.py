@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from services.errors import InvalidArgument
@@ -61,6 +64,16 @@ def test_a_manifest_that_an_engine_may_judge_is_read(case: Case) -> None:
     assert looked_into <= known
 
 
+@pytest.mark.parametrize("case", READABLE, ids=_name)
+def test_the_policy_has_a_row_for_what_a_case_shows(case: Case) -> None:
+    """Each field that an engine refuses or warns of, and each reason why, stands in the corpus's own description."""
+    policy = (ROOT / "README.md").read_text()
+    for finding in (*case.verdict.refusals, *case.verdict.warnings):
+        fields = re.findall(r"[A-Za-z][A-Za-z-]+", re.sub(r"\[[^]]*\]", "", finding.field_path))
+        assert finding.reason in policy
+        assert any(field in policy for field in fields[-2:])
+
+
 def _containers(body: dict[str, object]) -> list[dict[str, str]]:
     spec = body.get("spec")
     while isinstance(spec, dict):
@@ -79,11 +92,9 @@ def _containers(body: dict[str, object]) -> list[dict[str, str]]:
         ("# X.\n# expect: runs\n# expect: fails IMAGE_NOT_FOUND\n", "exclude each other"),
     ],
 )
-def test_a_header_that_cannot_be_read_is_an_error(
-    header: str, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
-) -> None:
+def test_a_header_that_cannot_be_read_is_an_error(header: str, why: str, tmp_path: Path) -> None:
     """A slip in a verdict never makes a case pass."""
-    path = ROOT / "README.md"
-    monkeypatch.setattr(type(path), "read_bytes", lambda _: header.encode())
+    path = tmp_path / "case.yaml"
+    path.write_text(header)
     with pytest.raises(ValueError, match=why):
         read(path)
