@@ -28,6 +28,7 @@ from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.convert import resource_text
 from services.orchestrator.engines import GrpcEngines, Timeouts
+from services.orchestrator.history import History
 from services.orchestrator.ledger import Ledger, Room
 from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.operations import Operations
@@ -39,6 +40,7 @@ from services.orchestrator.selection import MOCK
 from services.orchestrator.servicer import SERVICE, OrchestratorServicer
 from services.orchestrator.settings import Settings
 from services.orchestrator.store import Store
+from services.orchestrator.views import Views
 from services.rpc.process import run
 from services.rpc.server import Server, Tls
 from services.telemetry import Log
@@ -68,31 +70,48 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         engines = GrpcEngines(registry=settings.registry, timeouts=Timeouts())
         room = machine.measure(cpu=settings.cpu, memory=settings.memory)
         ledger = Ledger(room)
-        book = Book(store=store, epoch=uuid.uuid4().hex, ledger=ledger)
+        epoch = uuid.uuid4().hex
+        history = History(store=store, epoch=epoch, clock=time.time)
+        book = Book(store=store, epoch=epoch, ledger=ledger, history=history)
         outbox = Outbox(
             store=store,
             book=book,
+            history=history,
             providers=providers,
             text=lambda record: announced(record, engines, room),
             refresh_seconds=settings.announce_refresh,
         )
-        operations = Operations(book=book, engines=engines, outbox=outbox, clock=time.time, tasks=tasks)
+        operations = Operations(
+            book=book, engines=engines, outbox=outbox, history=history, clock=time.time, tasks=tasks
+        )
         applier = Applier(
             book=book,
             engines=engines,
             outbox=outbox,
             operations=operations,
             ledger=ledger,
+            history=history,
             node_id=node_id,
             clock=time.time,
         )
         reconciler = Reconciler(book=book, engines=engines, applier=applier)
+        views = Views(book=book, engines=engines, outbox=outbox, epoch=epoch)
         engines.subscribe(reconciler.touch)
+        engines.subscribe(views.touch_workload)
+        book.subscribe(views.touch)
+        outbox.subscribe(views.touch)
         engines.subscribe(lambda workload_id: None if workload_id else outbox.refresh())
+        history.load()
         book.load()
         outbox.load()
         servicer = OrchestratorServicer(  # type: ignore[abstract] # the decorator adds the unfinished verbs
-            applier=applier, operations=operations, book=book, engines=engines, outbox=outbox, node_id=node_id
+            applier=applier,
+            operations=operations,
+            book=book,
+            engines=engines,
+            views=views,
+            history=history,
+            node_id=node_id,
         )
         server.add(add_OrchestratorServiceServicer_to_server, servicer, SERVICE.full_name)
         relayed = _relay(engines, providers)
@@ -104,7 +123,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             background.append(tasks.create_task(_tell_health(server, engines, providers)))
             log.info("serving", listen=settings.listen, public=settings.public or "-", node_id=node_id)
             await stop.wait()
-            book.feed.close()
+            for feed in (book.feed, views.feed, history):
+                feed.close()
         operations.interrupt_all()
         for task in background:
             task.cancel()

@@ -13,6 +13,7 @@ from services.orchestrator import flow, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
+from services.orchestrator.history import History
 from services.orchestrator.ledger import Ledger
 from services.orchestrator.model import Action, Decision, Deployment, Failure, State, Step, Wish
 from services.orchestrator.operations import Operations
@@ -36,6 +37,7 @@ class Applier:
         outbox: Outbox,
         operations: Operations,
         ledger: Ledger,
+        history: History,
         node_id: str,
         clock: Callable[[], float],
     ) -> None:
@@ -45,6 +47,7 @@ class Applier:
         self._outbox = outbox
         self._operations = operations
         self._ledger = ledger
+        self._history = history
         self._node_id = node_id
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -146,7 +149,13 @@ class Applier:
         try:
             result = self._operations.chosen(self._new_record(request, deployment_id, wish, existing), decision)
             record = flow.advance(result.record, result.outcome, now=self._clock())
-            return await self._book.save(record, request=used if request.request_id else None)
+            event = self._history.event(
+                deployment_id,
+                "APPLY_ACCEPTED",
+                f"generation {record.generation}: {record.action.name} on {record.engine_id}",
+                {"engine": record.engine_id, "action": record.action.name},
+            )
+            return await self._book.save(record, event=event, request=used if request.request_id else None)
         finally:
             self._operations.start(deployment_id)  # the new operation or, had it not been saved, the old one
 
@@ -197,7 +206,8 @@ class Applier:
         if record.step is not Step.REMOVE:
             record = flow.advance(record, Outcome.DELETE, now=self._clock())
         record = replace(record, force=force, remove_volumes=remove_volumes, action=Action.REMOVE, retries=0)
-        await self._book.save(record, self._outbox.want(deployment_id, False))
+        event = self._history.event(deployment_id, flow.TABLE[Step.REST, Outcome.DELETE].event)
+        await self._book.save(record, self._outbox.want(deployment_id, False), event=event)
         self._outbox.wanted_now(deployment_id, False)
         return record
 

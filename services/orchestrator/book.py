@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from services.errors import NotFound
 from services.orchestrator import store as db
+from services.orchestrator.history import DeploymentEvent, History
 from services.orchestrator.ledger import Ledger
 from services.orchestrator.model import Deployment, Step
 from services.rpc.watch import Feed
@@ -12,8 +15,10 @@ from services.rpc.watch import Feed
 class Book:
     """Records by deployment id; gone ones are kept, to a limit, until they are forgotten."""
 
-    def __init__(self, *, store: db.Store, epoch: str, ledger: Ledger, gone_max: int = 1000) -> None:
+    def __init__(self, *, store: db.Store, epoch: str, ledger: Ledger, history: History, gone_max: int = 1000) -> None:
         self._store = store
+        self._history = history
+        self._listeners: list[Callable[[str], None]] = []
         self._ledger = ledger
         self._gone_max = gone_max
         self._records: dict[str, Deployment] = {}
@@ -57,9 +62,21 @@ class Book:
         """What a request id was used for."""
         return self._requests.get(request_id) if request_id else None
 
-    async def save(self, record: Deployment, *more: db.Statement, request: db.Request | None = None) -> Deployment:
-        """Make the record durable (with `more`, in one transaction), then show it. Returns it."""
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """`listener` is told the id of every record that has changed."""
+        self._listeners.append(listener)
+
+    async def save(
+        self,
+        record: Deployment,
+        *more: db.Statement,
+        event: DeploymentEvent | None = None,
+        request: db.Request | None = None,
+    ) -> Deployment:
+        """Make the record durable, with its event and `more` in one transaction, then show it. Returns it."""
         statements = [db.put_deployment(record), *more]
+        if event is not None:
+            statements += self._history.statements(event)
         if request is not None:
             statements += db.put_request(request)
         dropped = self._surplus() if record.step is Step.GONE else []
@@ -71,7 +88,10 @@ class Book:
         for deployment_id in dropped:
             self._gone.pop(deployment_id, None)
             self._records.pop(deployment_id, None)
+            self._history.forget(deployment_id)
         self._show(record)
+        if event is not None:
+            self._history.show(event)
         return record
 
     def _surplus(self) -> list[str]:
@@ -89,6 +109,8 @@ class Book:
         else:
             self._by_workload[record.workload_id] = name
             self.feed.put(name, record)
+        for listener in self._listeners:
+            listener(name)
 
     def of_workload(self, workload_id: str) -> Deployment | None:
         """The record whose workload this is."""

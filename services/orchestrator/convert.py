@@ -10,6 +10,7 @@ from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.type.v1 import types_pb2
 
 from services.errors import FieldViolation, InvalidArgument
+from services.orchestrator.history import DeploymentEvent
 from services.orchestrator.model import (
     Attempt,
     Candidate,
@@ -25,6 +26,7 @@ from services.orchestrator.model import (
     Step,
 )
 from services.orchestrator.requests import ApplyRequest
+from services.orchestrator.views import View
 from services.rpc.convert import timestamp
 
 _AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE
@@ -139,16 +141,27 @@ def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyReque
     )
 
 
-def deployment(
-    record: Deployment, *, state: State, message: str, announced: bool, seen: Observed | None, node_id: str
-) -> pb.Deployment:
-    """A record with what its engine shows of it."""
+def event(item: DeploymentEvent) -> pb.DeploymentEvent:
+    """One thing that happened."""
+    return pb.DeploymentEvent(
+        event_id=str(item.sequence),
+        deployment=f"deployments/{item.deployment_id}",
+        reason=item.reason,
+        message=item.message,
+        event_time=timestamp(item.time),
+        attributes=item.attributes,
+    )
+
+
+def deployment(view: View, *, node_id: str) -> pb.Deployment:
+    """A deployment as clients see it."""
+    record, state, seen = view.record, view.state, view.seen
     result = pb.Deployment(
         name=f"deployments/{record.deployment_id}",
         deployment_id=record.deployment_id,
         manifest_id=record.deployment_id,
         state=pb.DeploymentState.ValueType(int(state)),
-        state_message=message or (record.failure.message if record.failure is not None else ""),
+        state_message=view.message or (record.failure.message if record.failure is not None else ""),
         reconciling=record.in_flight,
         generation=record.generation,
         observed_generation=record.observed_generation,
@@ -156,7 +169,7 @@ def deployment(
         decision=decision(record.decision, node_id=node_id),
         attempts=[_attempt(item, node_id) for item in record.attempts],
         canonical_digest=record.wish.canonical_digest,
-        announced=announced,
+        announced=view.announced,
         drifted=state is State.DEGRADED and record.step is Step.REST and seen is None,
         annotations=record.wish.annotations,
         create_time=timestamp(record.create_time),

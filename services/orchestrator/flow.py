@@ -51,33 +51,39 @@ class Row:
 
     step: Step
     state: State
+    event: str
+    """The reason of the event that tells of it."""
     later: bool = False
 
 
 TABLE: Mapping[tuple[Step, Outcome], Row] = {
-    (Step.SELECT, Outcome.CHOSEN): Row(step=Step.DEPLOY, state=State.DEPLOYING),
-    (Step.SELECT, Outcome.CHOSEN_ELSEWHERE): Row(step=Step.FENCE, state=State.DEPLOYING),
-    (Step.SELECT, Outcome.NO_ENGINE): Row(step=Step.REST, state=State.FAILED),
-    (Step.SELECT, Outcome.UNREACHABLE): Row(step=Step.SELECT, state=State.DEGRADED, later=True),
-    (Step.FENCE, Outcome.FENCED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
-    (Step.FENCE, Outcome.FENCED_FOR_RETRY): Row(step=Step.SELECT, state=State.DEPLOYING),
-    (Step.FENCE, Outcome.UNREACHABLE): Row(step=Step.FENCE, state=State.DEGRADED, later=True),
-    (Step.DEPLOY, Outcome.DEPLOYED): Row(step=Step.SETTLE, state=State.DEPLOYING),
-    (Step.DEPLOY, Outcome.REFUSED): Row(step=Step.REST, state=State.FAILED),
-    (Step.DEPLOY, Outcome.FALL_BACK): Row(step=Step.FENCE, state=State.DEPLOYING),
-    (Step.DEPLOY, Outcome.UNREACHABLE): Row(step=Step.DEPLOY, state=State.DEGRADED, later=True),
-    (Step.SETTLE, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE),
-    (Step.SETTLE, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED),
-    (Step.SETTLE, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED),
-    (Step.SETTLE, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING),
-    (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED),
-    (Step.REMOVE, Outcome.UNREACHABLE): Row(step=Step.REMOVE, state=State.DELETING, later=True),
-    (Step.REST, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE),
-    (Step.REST, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED),
-    (Step.REST, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED),
-    (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.DEGRADED),
+    (Step.SELECT, Outcome.CHOSEN): Row(step=Step.DEPLOY, state=State.DEPLOYING, event="ENGINE_SELECTED"),
+    (Step.SELECT, Outcome.CHOSEN_ELSEWHERE): Row(step=Step.FENCE, state=State.DEPLOYING, event="MOVING"),
+    (Step.SELECT, Outcome.NO_ENGINE): Row(step=Step.REST, state=State.FAILED, event="NO_ENGINE"),
+    (Step.SELECT, Outcome.UNREACHABLE): Row(
+        step=Step.SELECT, state=State.DEGRADED, event="SELECTION_DELAYED", later=True
+    ),
+    (Step.FENCE, Outcome.FENCED): Row(step=Step.DEPLOY, state=State.DEPLOYING, event="FENCED"),
+    (Step.FENCE, Outcome.FENCED_FOR_RETRY): Row(step=Step.SELECT, state=State.DEPLOYING, event="FENCED"),
+    (Step.FENCE, Outcome.UNREACHABLE): Row(step=Step.FENCE, state=State.DEGRADED, event="FENCE_DELAYED", later=True),
+    (Step.DEPLOY, Outcome.DEPLOYED): Row(step=Step.SETTLE, state=State.DEPLOYING, event="DEPLOYED"),
+    (Step.DEPLOY, Outcome.REFUSED): Row(step=Step.REST, state=State.FAILED, event="REFUSED"),
+    (Step.DEPLOY, Outcome.FALL_BACK): Row(step=Step.FENCE, state=State.DEPLOYING, event="FALLBACK"),
+    (Step.DEPLOY, Outcome.UNREACHABLE): Row(step=Step.DEPLOY, state=State.DEGRADED, event="DEPLOY_DELAYED", later=True),
+    (Step.SETTLE, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE, event="ACTIVE"),
+    (Step.SETTLE, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED, event="SUCCEEDED"),
+    (Step.SETTLE, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED, event="WORKLOAD_FAILED"),
+    (Step.SETTLE, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING, event="VANISHED"),
+    (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED, event="REMOVED"),
+    (Step.REMOVE, Outcome.UNREACHABLE): Row(
+        step=Step.REMOVE, state=State.DELETING, event="REMOVAL_DELAYED", later=True
+    ),
+    (Step.REST, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE, event="RECOVERED"),
+    (Step.REST, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED, event="SUCCEEDED"),
+    (Step.REST, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED, event="WORKLOAD_FAILED"),
+    (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.DEGRADED, event="DRIFTED"),
     **{
-        (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING)
+        (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING, event="DELETION_ACCEPTED")
         for step in (Step.SELECT, Step.FENCE, Step.DEPLOY, Step.SETTLE, Step.REST)
     },
 }

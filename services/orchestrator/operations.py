@@ -12,6 +12,7 @@ from services.orchestrator import flow
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
+from services.orchestrator.history import DeploymentEvent, History
 from services.orchestrator.model import Decision, Deployment, Failure, State, Step
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
@@ -33,12 +34,14 @@ class Operations:
         book: Book,
         engines: Engines,
         outbox: Outbox,
+        history: History,
         clock: Callable[[], float],
         tasks: asyncio.TaskGroup,
     ) -> None:
         """`clock`: seconds since 1970; `tasks` outlives every operation."""
         self._book = book
         self._outbox = outbox
+        self._history = history
         self._clock = clock
         self._tasks = tasks
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -85,7 +88,8 @@ class Operations:
         """A deployment at rest was seen otherwise than recorded: the record follows, and its announcement with it."""
         moved = flow.advance(record, outcome, now=self._clock(), failure=failure)
         if moved.state is not record.state:
-            await self._keep_with_announcement(replace(moved, message=message))
+            event = self._history.event(record.deployment_id, flow.TABLE[record.step, outcome].event, message)
+            await self._keep_with_announcement(replace(moved, message=message), event)
 
     def start(self, deployment_id: str) -> None:
         """Drive the operation that the record is at."""
@@ -115,8 +119,9 @@ class Operations:
                     log.error("step_broke", exc_info=error, deployment_id=deployment_id, step=record.step.value)
                     await asyncio.sleep(_DEFECT_RETRY_SECONDS)
                     continue
+                event = self._event(result, record)
                 record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
-                await self._keep_with_announcement(record)
+                await self._keep_with_announcement(record, event)
                 log.info(
                     "step",
                     deployment_id=deployment_id,
@@ -139,22 +144,31 @@ class Operations:
             async with asyncio.timeout(flow.backoff(record.retries)):
                 await nudge.wait()
 
-    async def _keep_with_announcement(self, record: Deployment) -> None:
+    def _event(self, result: Result, before: Deployment) -> DeploymentEvent | None:
+        """What to tell of an outcome; a step that is tried again and again is told of once."""
+        row = flow.TABLE[before.step, result.outcome]
+        if row.later and before.retries:
+            return None
+        message = result.failure.message if result.failure is not None else result.record.message
+        engine = result.record.engine_id or before.engine_id
+        return self._history.event(before.deployment_id, row.event, message, {"engine": engine} if engine else {})
+
+    async def _keep_with_announcement(self, record: Deployment, event: DeploymentEvent | None) -> None:
         """A record at rest carries its announcement with it, in one transaction."""
         wanted = record.state is State.ACTIVE
         if record.step is not Step.REST or wanted == self._outbox.wants(record.deployment_id):
-            await self._keep(record)
+            await self._keep(record, event=event)
             if record.step is Step.REST:
                 self._outbox.refresh(record.deployment_id)
             return
-        await self._keep(record, self._outbox.want(record.deployment_id, wanted))
+        await self._keep(record, self._outbox.want(record.deployment_id, wanted), event=event)
         self._outbox.wanted_now(record.deployment_id, wanted)
 
-    async def _keep(self, record: Deployment, *more: db.Statement) -> Deployment:
+    async def _keep(self, record: Deployment, *more: db.Statement, event: DeploymentEvent | None = None) -> Deployment:
         """Save; a full disk is waited out, for the step has been taken and must not be forgotten."""
         while True:
             try:
-                return await self._book.save(record, *more)
+                return await self._book.save(record, *more, event=event)
             except BeemeshError as error:
                 log.error("record_not_saved", deployment_id=record.deployment_id, error=repr(error))
                 await asyncio.sleep(_STORE_RETRY_SECONDS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from services.errors import BeemeshError
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
+from services.orchestrator.history import History
 from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.ports import Providers
 from services.telemetry import Log
@@ -26,6 +27,7 @@ class Outbox:
         *,
         store: db.Store,
         book: Book,
+        history: History,
         providers: Providers,
         text: Callable[[Deployment], Announced],
         refresh_seconds: float,
@@ -33,6 +35,8 @@ class Outbox:
         """`text` is what is said of a record; `refresh_seconds`: all is compared and said anew that often."""
         self._store = store
         self._book = book
+        self._history = history
+        self._listeners: list[Callable[[str], None]] = []
         self._providers = providers
         self._text = text
         self._refresh_seconds = refresh_seconds
@@ -66,6 +70,17 @@ class Outbox:
     def announced(self, deployment_id: str) -> bool:
         """Whether the provider has confirmed the announcement."""
         return self._said.get(deployment_id) is not None
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """`listener` is told the id of every deployment whose announcement has been confirmed or withdrawn."""
+        self._listeners.append(listener)
+
+    async def _tell(self, deployment_id: str, reason: str) -> None:
+        event = self._history.event(deployment_id, reason)
+        await self._store.commit(*self._history.statements(event))
+        self._history.show(event)
+        for listener in self._listeners:
+            listener(deployment_id)
 
     def refresh(self, deployment_id: str = "") -> None:
         """What is said of it may have changed ("": of all, as when capabilities do): compare and say what differs."""
@@ -149,7 +164,10 @@ class Outbox:
 
     async def _confirm(self, deployment_id: str, text: Announced | None) -> None:
         """Note that it is said; if another wish came meanwhile, that one is still pending and nothing is lost."""
+        news = self._said.get(deployment_id) != text
         self._said[deployment_id] = text
+        if news and self._book.find(deployment_id) is not None:
+            await self._tell(deployment_id, "WITHDRAWN" if text is None else "ANNOUNCED")
         if text is None and not self._wanted.get(deployment_id, False):
             await self._store.commit(db.drop_announcement(deployment_id))
             if not self._wanted.get(deployment_id, False):

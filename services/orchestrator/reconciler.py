@@ -8,9 +8,9 @@ from services.identity import hash_label
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import Deployment, Observed, State, Step
+from services.orchestrator.model import Deployment, Step
 from services.orchestrator.ports import Engines
-from services.orchestrator.steps import DEGRADED, STARTING, UNKNOWN, broken, outcome_of
+from services.orchestrator.steps import broken, outcome_of
 
 _SWEEP_SECONDS = 30.0
 
@@ -58,14 +58,3 @@ class Reconciler:
         message = seen.message if seen is not None else f"engine {record.engine_id} says that it is gone"
         failure = broken(record, message) if outcome is Outcome.BROKEN else None
         await self._applier.observe(record.deployment_id, outcome, failure, message)
-
-
-def effective(record: Deployment, seen: Observed | None) -> tuple[State, str]:
-    """The state to show, with its message: what is recorded, unless the engine cannot say or says less."""
-    if record.step is not Step.REST or record.engine_id not in record.touched or seen is None:
-        return record.state, record.message
-    if seen.state == UNKNOWN:
-        return State.UNKNOWN, seen.message
-    if record.state is State.ACTIVE and seen.state in (STARTING, DEGRADED):
-        return State.DEGRADED, seen.message
-    return record.state, record.message

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from beemesh.type.v1 import types_pb2
+from google.protobuf.duration_pb2 import Duration
 
 from services import identity
-from services.errors import BeemeshError, FailedPrecondition, NotFound, Unimplemented
+from services.errors import Aborted, BeemeshError, DeadlineExceeded, FailedPrecondition, NotFound, Unimplemented
 from services.orchestrator import convert
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.engines import GrpcEngines
+from services.orchestrator.history import History
 from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.operations import Operations
-from services.orchestrator.outbox import Outbox
-from services.orchestrator.reconciler import effective
 from services.orchestrator.requests import ApplyRequest, read
+from services.orchestrator.views import View, Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
 from services.rpc.listing import paginate, parse_filter
@@ -46,14 +47,16 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         operations: Operations,
         book: Book,
         engines: GrpcEngines,
-        outbox: Outbox,
+        views: Views,
+        history: History,
         node_id: str,
     ) -> None:
         self._applier = applier
         self._operations = operations
         self._book = book
         self._engines = engines
-        self._outbox = outbox
+        self._views = views
+        self._history = history
         self._node_id = node_id
 
     async def ApplyManifest(self, request: pb.ApplyManifestRequest, context: Any) -> pb.ApplyManifestResponse:
@@ -104,6 +107,66 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             page_token=request.page_token,
         )
         return pb.ListDeploymentsResponse(deployments=[self._deployment(r) for r in page], next_page_token=token)
+
+    async def WatchDeployments(
+        self, request: pb.WatchDeploymentsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchDeploymentsResponse]:
+        """The feed of views."""
+        name = _id(request.name) if request.name else ""
+        feed = self._views.feed.watch(
+            resume_token=request.resume_token,
+            match=(lambda view: view.record.deployment_id == name) if name else None,
+        )
+        async with contextlib.aclosing(feed) as events:
+            async for event in events:
+                yield pb.WatchDeploymentsResponse(
+                    type=types_pb2.WatchEventType.ValueType(int(event.type)),
+                    deployment=convert.deployment(event.item, node_id=self._node_id) if event.item else None,
+                    resume_token=event.token,
+                )
+
+    async def WaitDeployment(self, request: pb.WaitDeploymentRequest, context: Any) -> pb.WaitDeploymentResponse:
+        """Block until a state is reached by the generation that was there when the wait began."""
+        wanted = {State(value) for value in request.states} or {State.ACTIVE, State.SUCCEEDED}
+        timeout = _bounded(request.timeout if request.HasField("timeout") else None, "timeout", context)
+        record = self._record(request.name)
+        generation = request.generation or record.generation
+        async with contextlib.aclosing(self._views.feed.watch()) as events:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    async for event in events:
+                        view = event.item
+                        if view is None or view.record.deployment_id != record.deployment_id:
+                            continue
+                        if _reached(view, wanted, generation):
+                            return pb.WaitDeploymentResponse(deployment=convert.deployment(view, node_id=self._node_id))
+        raise DeadlineExceeded(
+            f"deployment {record.deployment_id!r} is {self._views.of(self._record(request.name)).state.name} after "
+            f"{timeout:g}s",
+            reason="WAIT_TIMEOUT",
+            metadata={"deployment": f"deployments/{record.deployment_id}"},
+        )
+
+    async def ListDeploymentEvents(
+        self, request: pb.ListDeploymentEventsRequest, context: Any
+    ) -> pb.ListDeploymentEventsResponse:
+        """A page of the kept events, oldest first; those of a deleted deployment too, while they are kept."""
+        kept = await asyncio.to_thread(self._history.of, _id(request.name))
+        if not kept:
+            self._record(request.name)
+        page, token = paginate(
+            kept, key=lambda event: f"{event.sequence:020d}", page_size=request.page_size, page_token=request.page_token
+        )
+        return pb.ListDeploymentEventsResponse(events=[convert.event(item) for item in page], next_page_token=token)
+
+    async def WatchDeploymentEvents(
+        self, request: pb.WatchDeploymentEventsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchDeploymentEventsResponse]:
+        """The kept events, then new ones; a token stays good over restarts."""
+        name = self._record(request.name).deployment_id
+        async with contextlib.aclosing(self._history.watch(name, token=request.resume_token)) as events:
+            async for item in events:
+                yield pb.WatchDeploymentEventsResponse(event=convert.event(item), resume_token=str(item.sequence))
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> pb.DeleteDeploymentResponse:
         """Accept, then wait as asked; the deletion itself outlives its caller."""
@@ -161,26 +224,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         return self._book.get(_id(name))
 
     def _deployment(self, record: Deployment) -> pb.Deployment:
-        seen = None
-        if record.engine_id in record.touched:
-            seen = self._engines.observed(record.engine_id, record.workload_id)
-        state, message = effective(record, seen)
-        return convert.deployment(
-            record,
-            state=state,
-            message=message,
-            announced=self._outbox.announced(record.deployment_id),
-            seen=seen,
-            node_id=self._node_id,
-        )
+        return convert.deployment(self._views.of(record), node_id=self._node_id)
 
     def _matches(self, record: Deployment, wanted: Mapping[str, str]) -> bool:
         if wanted.get("deployment_id", record.deployment_id) != record.deployment_id:
             return False
         if wanted.get("engine", record.engine_id) != record.engine_id:
             return False
-        seen = self._engines.observed(record.engine_id, record.workload_id) if record.touched else None
-        return wanted.get("state", "").upper() in ("", effective(record, seen)[0].name)
+        return wanted.get("state", "").upper() in ("", self._views.of(record).state.name)
 
 
 def _id(name: str) -> str:
@@ -189,9 +240,29 @@ def _id(name: str) -> str:
 
 def _wait(request: pb.ApplyManifestRequest | pb.DeleteDeploymentRequest, context: Any) -> float:
     """Seconds to wait: as asked, else until the caller's deadline."""
-    asked = from_duration(request.wait, field="wait", high=_WAIT_MAX) if request.HasField("wait") else _WAIT_MAX
+    return _bounded(request.wait if request.HasField("wait") else None, "wait", context)
+
+
+def _bounded(asked: Duration | None, field: str, context: Any) -> float:
+    seconds = _WAIT_MAX if asked is None else from_duration(asked, field=field, high=_WAIT_MAX)
     remaining = context.time_remaining()
-    return asked if remaining is None else min(asked, max(0.0, remaining - _DEADLINE_MARGIN))
+    return seconds if remaining is None else min(seconds, max(0.0, remaining - _DEADLINE_MARGIN))
+
+
+def _reached(view: View, wanted: Collection[State], generation: int) -> bool:
+    """Whether the wait is over; raises what made the deployment fail, or Aborted when another generation took over."""
+    if view.record.generation != generation:
+        raise Aborted(
+            f"deployment {view.record.deployment_id!r} is at generation {view.record.generation}, not {generation}",
+            reason="SUPERSEDED",
+            metadata={"generation": str(view.record.generation)},
+        )
+    if view.state in wanted:
+        return True
+    if view.state is State.DELETED:
+        raise NotFound(f"deployment {view.record.deployment_id!r} was deleted", reason="DEPLOYMENT_NOT_FOUND")
+    _raise_failure(view.record)
+    return False
 
 
 def _raise_failure(record: Deployment) -> None:

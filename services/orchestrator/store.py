@@ -7,6 +7,7 @@ returns. Readers have the orchestrator's memory, which is filled from here once,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -32,6 +33,8 @@ _MIGRATIONS: Sequence[str] = (
     CREATE TABLE announcements (deployment_id TEXT PRIMARY KEY, wanted INTEGER NOT NULL, done INTEGER NOT NULL) STRICT;
     CREATE TABLE requests (request_id TEXT PRIMARY KEY, deployment_id TEXT NOT NULL, digest TEXT NOT NULL,
                            time REAL NOT NULL) STRICT;
+    CREATE TABLE events (sequence INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, body BLOB NOT NULL) STRICT;
+    CREATE INDEX events_of ON events (deployment_id, sequence);
     """,
 )
 
@@ -69,7 +72,7 @@ def put_deployment(deployment: Deployment) -> Statement:
 
 def drop_deployment(deployment_id: str) -> list[Statement]:
     """Forget a deployment and its history."""
-    tables = ("deployments", "revisions", "announcements")
+    tables = ("deployments", "revisions", "announcements", "events")
     return [(f"DELETE FROM {table} WHERE deployment_id = ?", (deployment_id,)) for table in tables]  # noqa: S608
 
 
@@ -81,6 +84,18 @@ def put_announcement(item: Announcement) -> Statement:
 def drop_announcement(deployment_id: str) -> Statement:
     """A withdrawal that is done needs no row; a newer wish to announce is left alone."""
     return ("DELETE FROM announcements WHERE deployment_id = ? AND wanted = 0", (deployment_id,))
+
+
+def put_event(sequence: int, deployment_id: str, body: bytes, *, keep: int) -> list[Statement]:
+    """Write an event; the oldest of its deployment beyond `keep` are forgotten."""
+    newest = "SELECT sequence FROM events WHERE deployment_id = ? ORDER BY sequence DESC LIMIT 1 OFFSET ?"
+    return [
+        ("INSERT INTO events VALUES (?, ?, ?)", (sequence, deployment_id, body)),
+        (
+            f"DELETE FROM events WHERE deployment_id = ? AND sequence <= ({newest})",  # noqa: S608 - a constant
+            (deployment_id, deployment_id, keep),
+        ),
+    ]
 
 
 def put_request(item: Request, *, keep: int = 10_000) -> list[Statement]:
@@ -150,15 +165,26 @@ class Store:
         rows = self._read("SELECT request_id, deployment_id, digest, time FROM requests")
         return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
 
+    def last_event(self) -> int:
+        """The highest number that an event has had among those kept; 0 when there is none."""
+        return int(self._read("SELECT COALESCE(MAX(sequence), 0) FROM events")[0][0])
+
+    def events(self, deployment_id: str, *, after: int) -> list[bytes]:
+        """The kept events of one deployment with a higher number, oldest first."""
+        query = "SELECT body FROM events WHERE deployment_id = ? AND sequence > ? ORDER BY sequence"
+        return [row[0] for row in self._read(query, (deployment_id, after))]
+
     async def commit(self, *statements: Statement) -> None:
         """Make these durable, all or none; raises ResourceExhausted (disk full), FailedPrecondition, DataLoss."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put((list(statements), done))
         await asyncio.shield(done)
 
-    def _read(self, query: str) -> list[Any]:
+    def _read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """On a connection of its own: the writer's transactions are not seen before they are committed."""
         try:
-            return self._connection.execute(query).fetchall()
+            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=5.0)) as reader:
+                return reader.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
 

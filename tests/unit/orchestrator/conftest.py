@@ -13,6 +13,7 @@ import pytest
 
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
+from services.orchestrator.history import History
 from services.orchestrator.ledger import Ledger, Room
 from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.operations import Operations
@@ -34,6 +35,7 @@ class Core:
     book: Book
     outbox: Outbox
     store: Store
+    history: History
     reconciler: Reconciler
     engines: FakeEngines
     providers: FakeProviders
@@ -61,17 +63,19 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
     """The core of one orchestrator process, from its start to its end."""
     async with Store(path) as store, asyncio.TaskGroup() as tasks:
         ledger = Ledger(ROOM)
-        book = Book(store=store, epoch="test", ledger=ledger)
+        ticks = iter(range(1, 1 << 30))
+        history = History(store=store, epoch="test", clock=lambda: next(ticks) / 1000)
+        book = Book(store=store, epoch="test", ledger=ledger, history=history)
         outbox = Outbox(
             store=store,
             book=book,
+            history=history,
             providers=providers,
             text=_text,
             refresh_seconds=300,
         )
-        ticks = iter(range(1, 1 << 30))
         operations = Operations(
-            book=book, engines=engines, outbox=outbox, clock=lambda: next(ticks) / 1000, tasks=tasks
+            book=book, engines=engines, outbox=outbox, history=history, clock=lambda: next(ticks) / 1000, tasks=tasks
         )
         applier = Applier(
             book=book,
@@ -79,10 +83,12 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             outbox=outbox,
             operations=operations,
             ledger=ledger,
+            history=history,
             node_id=NODE,
             clock=lambda: next(ticks) / 1000,
         )
         reconciler = Reconciler(book=book, engines=engines, applier=applier)
+        history.load()
         book.load()
         outbox.load()
         background = [tasks.create_task(outbox.run()), tasks.create_task(reconciler.run())]
@@ -94,6 +100,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
                 book=book,
                 outbox=outbox,
                 store=store,
+                history=history,
                 reconciler=reconciler,
                 engines=engines,
                 providers=providers,

@@ -1,0 +1,277 @@
+"""The orchestrator over gRPC, beside the node's other services: waits, watches, events, the relay and its refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb
+from beemesh.engine.v1 import engine_service_pb2_grpc as engine_grpc
+from beemesh.engine.v1 import mock_engine_service_pb2 as mock_pb
+from beemesh.engine.v1 import workload_pb2
+from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
+from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
+from beemesh.provider.v1 import provider_service_pb2 as provider_pb
+from beemesh.provider.v1 import provider_service_pb2_grpc as provider_grpc
+from beemesh.type.v1 import types_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from services.errors import BeemeshError
+from services.rpc.client import connect
+from services.rpc.errors import from_rpc_error
+from tests.harness.node import LocalNode, local_node
+from tests.harness.processes import short_directory
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {beemesh.io/runtime-engine: mock}
+spec:
+  containers:
+  - {name: main, image: "localhost/busybox:1"}
+"""
+ID = "pod-default-web"
+SOON = Duration(seconds=5)
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[LocalNode]:
+    """A node with the mock engine, and a public port."""
+    with short_directory() as directory:
+        async with local_node(directory, public="127.0.0.1:0") as running:
+            yield running
+
+
+async def apply(node: LocalNode, manifest: str = POD, **more: Any) -> pb.ApplyManifestResponse:
+    request = pb.ApplyManifestRequest(manifest=types_pb2.Manifest(content=manifest), **more)
+    answer: pb.ApplyManifestResponse = await node.orchestrator.ApplyManifest(request, timeout=10)
+    return answer
+
+
+async def refusal(call: Any) -> BeemeshError:
+    """The domain error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+async def behave(node: LocalNode, *faults: mock_pb.MockFault) -> None:
+    request = mock_pb.SetMockBehaviorRequest(faults=faults, health=engine_pb.ENGINE_HEALTH_STATE_HEALTHY)
+    await node.mock.SetMockBehavior(request, timeout=5)
+
+
+async def until_announced(node: LocalNode) -> provider_pb.Provider:
+    """The provider record, once the outbox has said it."""
+    async with asyncio.timeout(5):
+        while True:
+            request = provider_pb.DiscoverProvidersRequest(manifest_id=ID)
+            answer = await node.provider.DiscoverProviders(request, timeout=5)
+            if answer.providers:
+                return answer.providers[0]
+            await asyncio.sleep(0.02)
+
+
+async def test_an_apply_answers_when_it_runs_and_is_announced_soon_after(node: LocalNode) -> None:
+    """ACTIVE in the answer; the six metadata keys and the applied-manifest record follow."""
+    answer = await apply(node)
+    assert (answer.action, answer.deployment.state) == (types_pb2.CHANGE_ACTION_CREATE, pb.DEPLOYMENT_STATE_ACTIVE)
+    metadata = (await until_announced(node)).metadata
+    assert set(metadata) == {
+        "runtime_engine",
+        "workload_id",
+        "node_type",
+        "capabilities",
+        "resource.cpu",
+        "resource.memory",
+    }
+    assert (metadata["runtime_engine"], metadata["node_type"]) == ("mock", "beemesh-machine")
+    assert metadata["capabilities"] == "", "mock is no capability"
+    applied = await node.provider.GetAppliedManifest(provider_pb.GetAppliedManifestRequest(manifest_id=ID), timeout=5)
+    assert (applied.applied_manifest.kind, applied.applied_manifest.runtime_engine) == ("Pod", "mock")
+
+
+async def test_a_short_deadline_ends_the_wait_and_not_the_apply(node: LocalNode) -> None:
+    """A client that leaves after 50 ms finds its deployment done; the retry with the same request_id is NONE."""
+    slow = mock_pb.MockFault(method="DeployWorkload", delay=Duration(nanos=400_000_000), remaining=1)
+    await behave(node, slow)
+    request = pb.ApplyManifestRequest(manifest=types_pb2.Manifest(content=POD), request_id="r1")
+    answer = await node.orchestrator.ApplyManifest(request, timeout=0.3)
+    assert answer.deployment.state == pb.DEPLOYMENT_STATE_DEPLOYING
+    again = await apply(node, request_id="r1")
+    assert (again.action, again.deployment.state) == (types_pb2.CHANGE_ACTION_NONE, pb.DEPLOYMENT_STATE_ACTIVE)
+
+
+async def test_a_failure_is_an_error_that_names_the_deployment(node: LocalNode) -> None:
+    """The reason is the engine's; the metadata says which deployment and in which state."""
+    missing = mock_pb.MockFault(method="DeployWorkload", grpc_code=9, reason="IMAGE_NOT_FOUND", remaining=1)
+    await behave(node, missing)
+    error = await refusal(apply(node))
+    assert (error.code.name, error.reason) == ("FAILED_PRECONDITION", "IMAGE_NOT_FOUND")
+    assert error.metadata["deployment"] == f"deployments/{ID}"
+    assert error.metadata["state"] == "FAILED"
+
+
+async def test_a_wait_ends_with_the_state_or_with_the_reason(node: LocalNode) -> None:
+    """Reached: the deployment; failed: its error; another generation: ABORTED; too long: DEADLINE_EXCEEDED."""
+    await apply(node, wait=Duration(seconds=0))
+    reached = await node.orchestrator.WaitDeployment(pb.WaitDeploymentRequest(name=ID, timeout=SOON), timeout=10)
+    assert reached.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+    late = pb.WaitDeploymentRequest(name=ID, states=[pb.DEPLOYMENT_STATE_STOPPED], timeout=Duration(nanos=100_000_000))
+    assert (await refusal(node.orchestrator.WaitDeployment(late, timeout=10))).reason == "WAIT_TIMEOUT"
+    old = pb.WaitDeploymentRequest(name=ID, generation=7, timeout=SOON)
+    assert (await refusal(node.orchestrator.WaitDeployment(old, timeout=10))).reason == "SUPERSEDED"
+    failing = asyncio.ensure_future(
+        node.orchestrator.WaitDeployment(
+            pb.WaitDeploymentRequest(name=ID, states=[pb.DEPLOYMENT_STATE_SUCCEEDED], timeout=SOON), timeout=10
+        )
+    )
+    await asyncio.sleep(0.05)
+    workload = reached.deployment.instances[0].workload_id
+    broken = mock_pb.SetMockWorkloadRequest(workload_id=workload, state=workload_pb2.WORKLOAD_STATE_FAILED)
+    await node.mock.SetMockWorkload(broken, timeout=5)
+    assert (await refusal(failing)).reason == "WORKLOAD_FAILED"
+
+
+async def test_a_watch_shows_the_snapshot_and_every_change(node: LocalNode) -> None:
+    """SNAPSHOT, SYNCED, then ADDED, UPDATED and REMOVED; a token resumes where it left."""
+    await apply(node)
+    call: Any = node.orchestrator.WatchDeployments(pb.WatchDeploymentsRequest(), timeout=20)
+    first, synced = await call.read(), await call.read()
+    assert (first.type, first.deployment.deployment_id) == (types_pb2.WATCH_EVENT_TYPE_SNAPSHOT, ID)
+    assert synced.type == types_pb2.WATCH_EVENT_TYPE_SYNCED
+    await apply(node, deployment_id="other")
+    await node.orchestrator.DeleteDeployment(pb.DeleteDeploymentRequest(name="other"), timeout=10)
+    seen: list[Any] = []
+    while not seen or seen[-1].type != types_pb2.WATCH_EVENT_TYPE_REMOVED:
+        seen.append(await call.read())
+    call.cancel()
+    other = [(m.type, m.deployment.state) for m in seen if m.deployment.deployment_id == "other"]
+    assert other[0][0] == types_pb2.WATCH_EVENT_TYPE_ADDED
+    assert (types_pb2.WATCH_EVENT_TYPE_UPDATED, pb.DEPLOYMENT_STATE_ACTIVE) in other
+    assert other[-1] == (types_pb2.WATCH_EVENT_TYPE_REMOVED, pb.DEPLOYMENT_STATE_DELETED)
+    resumed: Any = node.orchestrator.WatchDeployments(
+        pb.WatchDeploymentsRequest(resume_token=seen[-2].resume_token), timeout=10
+    )
+    assert (await resumed.read()).type == types_pb2.WATCH_EVENT_TYPE_REMOVED
+    resumed.cancel()
+    await node.stop("orchestrator")
+    node.start("orchestrator")
+    await node.ready()
+    stale: Any = node.orchestrator.WatchDeployments(
+        pb.WatchDeploymentsRequest(resume_token=seen[-1].resume_token), timeout=10
+    )
+    assert (await refusal(stale.read())).code.name == "OUT_OF_RANGE"
+
+
+async def test_events_are_listed_and_followed_over_a_restart(node: LocalNode) -> None:
+    """The history survives the orchestrator, and a watch goes on after the last event seen, each once."""
+    await apply(node)
+    await until_announced(node)
+    listed = await node.orchestrator.ListDeploymentEvents(pb.ListDeploymentEventsRequest(name=ID), timeout=5)
+    reasons = [event.reason for event in listed.events]
+    assert reasons[:3] == ["APPLY_ACCEPTED", "DEPLOYED", "ACTIVE"]
+    await node.cut("orchestrator")
+    node.start("orchestrator")
+    await node.ready()
+    call: Any = node.orchestrator.WatchDeploymentEvents(
+        pb.WatchDeploymentEventsRequest(name=ID, resume_token=listed.events[1].event_id), timeout=10
+    )
+    assert (await call.read()).event.reason == "ACTIVE"
+    call.cancel()
+
+
+async def test_the_relay_needs_an_engines_name_and_passes_everything_on(node: LocalNode) -> None:
+    """Unary and streaming calls, metadata and rich errors go through unchanged; an unknown engine is said to be so."""
+    await apply(node)
+    engine = engine_grpc.EngineServiceStub(node.channel("orchestrator"))
+    unnamed = engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)
+    assert (await refusal(unnamed)).reason == "ENGINE_NOT_NAMED"
+    unknown = engine.ListWorkloads(
+        engine_pb.ListWorkloadsRequest(), timeout=5, metadata=(("beemesh-engine", "nobody"),)
+    )
+    assert (await refusal(unknown)).reason == "ENGINE_UNREACHABLE"
+    by_name = (("beemesh-engine", "mock"),)
+    held = await engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5, metadata=by_name)
+    direct = await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)
+    assert [item.uid for item in held.workloads] == [item.uid for item in direct.workloads]
+    absent = engine.GetWorkload(engine_pb.GetWorkloadRequest(workload_id="nobody"), timeout=5, metadata=by_name)
+    error = await refusal(absent)
+    assert (error.code.name, error.reason) == ("NOT_FOUND", "WORKLOAD_NOT_FOUND")
+    watch: Any = engine.WatchWorkloads(engine_pb.WatchWorkloadsRequest(), timeout=10, metadata=by_name)
+    assert (await watch.read()).workload.uid == held.workloads[0].uid
+    watch.cancel()
+    provider = provider_grpc.ProviderServiceStub(node.channel("orchestrator"))
+    status = await provider.GetDhtStatus(provider_pb.GetDhtStatusRequest(), timeout=5)
+    assert status.node_id == held.workloads[0].metadata["beemesh.io/node-id"]
+
+
+async def test_a_cancelled_relay_ends_the_engines_side(node: LocalNode) -> None:
+    """A watcher that leaves the public port leaves the engine too: its watcher is gone when the engine drains."""
+    engine = engine_grpc.EngineServiceStub(node.channel("orchestrator"))
+    watch: Any = engine.WatchWorkloads(
+        engine_pb.WatchWorkloadsRequest(), timeout=60, metadata=(("beemesh-engine", "mock"),)
+    )
+    assert (await watch.read()).type == types_pb2.WATCH_EVENT_TYPE_SYNCED
+    watch.cancel()
+    async with asyncio.timeout(3):
+        await node.stop("mock")
+    node.start("mock")
+
+
+async def test_an_undecodable_frame_is_refused_before_anything_is_touched(node: LocalNode) -> None:
+    """A raw frame of bad UTF-8 is INVALID_ARGUMENT, for served and for relayed methods."""
+    for method, metadata in (
+        ("/beemesh.orchestrator.v1.OrchestratorService/ApplyManifest", ()),
+        ("/beemesh.engine.v1.EngineService/GetWorkload", (("beemesh-engine", "mock"),)),
+    ):
+        call: Any = node.channel("orchestrator").unary_unary(method)
+        error = await refusal(call(b"\x0a\x02\xff\xfe", timeout=5, metadata=metadata))
+        assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", "REQUEST_UNDECODABLE")
+    listed = await node.orchestrator.ListDeployments(pb.ListDeploymentsRequest(), timeout=5)
+    assert not listed.deployments
+
+
+async def test_the_public_port_asks_for_the_token(tmp_path: Any) -> None:
+    """Without it, or with a wrong one, UNAUTHENTICATED; with it all is served. Health is open."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        public = f"127.0.0.1:{free.getsockname()[1]}"
+    with short_directory() as directory:
+        async with local_node(directory, public=public) as node, connect(public) as channel:
+            stub = pb_grpc.OrchestratorServiceStub(channel)
+            for metadata in ((), (("authorization", "Bearer nonsense"),)):
+                call = stub.ListDeployments(pb.ListDeploymentsRequest(), timeout=5, metadata=metadata)
+                assert (await refusal(call)).code.name == "UNAUTHENTICATED"
+            good = (("authorization", f"Bearer {node.token}"),)
+            await stub.ListDeployments(pb.ListDeploymentsRequest(), timeout=5, metadata=good)
+
+
+async def test_lists_are_paged_and_filtered(node: LocalNode) -> None:
+    """Pages in the order of ids; a filter by state and engine; an unknown field is refused by name."""
+    for name in ("a", "b", "c"):
+        await apply(node, deployment_id=name)
+    page = await node.orchestrator.ListDeployments(pb.ListDeploymentsRequest(page_size=2), timeout=5)
+    rest = await node.orchestrator.ListDeployments(
+        pb.ListDeploymentsRequest(page_size=2, page_token=page.next_page_token), timeout=5
+    )
+    assert [d.deployment_id for d in (*page.deployments, *rest.deployments)] == ["a", "b", "c"]
+    assert rest.next_page_token == ""
+    some = await node.orchestrator.ListDeployments(
+        pb.ListDeploymentsRequest(filter="state=ACTIVE AND deployment_id=b"), timeout=5
+    )
+    assert [d.deployment_id for d in some.deployments] == ["b"]
+    bad = node.orchestrator.ListDeployments(pb.ListDeploymentsRequest(filter="colour=red"), timeout=5)
+    assert (await refusal(bad)).reason == "BAD_FILTER"
+
+
+async def test_a_verb_that_is_not_there_says_so(node: LocalNode) -> None:
+    """UNIMPLEMENTED with our ErrorInfo."""
+    error = await refusal(node.orchestrator.InvokeDeployment(pb.InvokeDeploymentRequest(name=ID), timeout=5))
+    assert (error.code.name, error.reason) == ("UNIMPLEMENTED", "UNSUPPORTED_VERB")
