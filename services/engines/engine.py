@@ -1,4 +1,4 @@
-"""The interface that every runtime engine implements, and the words it is written in; its docstrings are the spec.
+"""The interface that every runtime engine implements; its docstrings are the spec, `words` its vocabulary.
 
 An engine is the thin part that knows one backend. What all engines share stands beside it: `keeper` (records on disk,
 idempotency, replace, truth after a restart), `monitor` (health), `servicer` (gRPC), `service` (the process). To add an
@@ -9,251 +9,89 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from contextlib import AbstractAsyncContextManager
 from typing import Self
 
+from services.engines.words import (
+    Capability,
+    Change,
+    ChangeAction,
+    Component,
+    ComponentStats,
+    Config,
+    ExecOrder,
+    ExecOutput,
+    ExitStatus,
+    Export,
+    Health,
+    HealthState,
+    Info,
+    Issue,
+    LogLine,
+    LogQuery,
+    LogSource,
+    Observation,
+    PortMapping,
+    Resources,
+    Role,
+    Severity,
+    Spec,
+    WorkloadState,
+)
 from services.errors import Unimplemented
-from services.identity import Ownership
-from services.manifests import Format, Manifest
+from services.manifests import Manifest
+
+__all__ = [
+    "Capability",
+    "Change",
+    "ChangeAction",
+    "Component",
+    "ComponentStats",
+    "Config",
+    "Engine",
+    "ExecOrder",
+    "ExecOutput",
+    "ExecSession",
+    "ExitStatus",
+    "Export",
+    "Health",
+    "HealthState",
+    "Info",
+    "Issue",
+    "LogLine",
+    "LogQuery",
+    "LogSource",
+    "Observation",
+    "PortMapping",
+    "Resources",
+    "Role",
+    "Severity",
+    "Spec",
+    "WorkloadState",
+]
 
 
-class WorkloadState(IntEnum):
-    """The numbers of beemesh.engine.v1.WorkloadState, and their meaning."""
+class ExecSession(ABC):
+    """A command that runs. One reader and one writer at a time; nothing is buffered beyond the backend's pipes."""
 
-    PENDING = 1
-    STARTING = 2
-    RUNNING = 3
-    DEGRADED = 4
-    STOPPING = 5
-    STOPPED = 6
-    SUCCEEDED = 7
-    FAILED = 8
-    REJECTED = 9
-    REMOVED = 10
-    UNKNOWN = 11
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """To its stdin, as fast as the command reads; what comes after its end is dropped."""
 
+    @abstractmethod
+    async def close_stdin(self) -> None:
+        """Its stdin has ended."""
 
-class HealthState(IntEnum):
-    """The numbers of beemesh.engine.v1.EngineHealthState."""
+    @abstractmethod
+    async def resize(self, rows: int, columns: int) -> None:
+        """The size of its terminal."""
 
-    UNDETECTED = 1
-    UNHEALTHY = 2
-    HEALTHY = 3
-    DRAINING = 4
+    @abstractmethod
+    def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
+        """What it writes, as it comes; last its ExitStatus.
 
-
-class Capability(IntEnum):
-    """The numbers of beemesh.engine.v1.EngineCapability; only what is finished is claimed."""
-
-    LOGS = 1
-    LOGS_FOLLOW = 2
-    EXEC = 3
-    STATS = 4
-    STOP_START = 5
-    RESTART = 6
-    UPDATE_IN_PLACE = 7
-    EXPORT = 8
-    EVENTS = 9
-    REPLICAS = 10
-
-
-class ChangeAction(IntEnum):
-    """The numbers of beemesh.type.v1.ChangeAction."""
-
-    NONE = 1
-    CREATE = 2
-    UPDATE_IN_PLACE = 3
-    REPLACE = 4
-    REMOVE = 5
-
-
-class LogSource(IntEnum):
-    """The numbers of beemesh.engine.v1.LogSource."""
-
-    STDOUT = 1
-    STDERR = 2
-    CONSOLE = 3
-    ENGINE = 4
-
-
-class Role(IntEnum):
-    """The numbers of beemesh.engine.v1.Component.Role."""
-
-    MAIN = 1
-    INIT = 2
-
-
-class Severity(IntEnum):
-    """The numbers of beemesh.type.v1.IssueSeverity."""
-
-    WARNING = 1
-    ERROR = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """Room; None where it is not said."""
-
-    cpu_cores: float | None = None
-    memory_bytes: int | None = None
-    storage_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What the caller asks beyond the manifest (beemesh.engine.v1.DeploymentConfig)."""
-
-    replicas: int | None = None
-    """Set: beats the manifest."""
-    resources: Resources = field(default_factory=Resources)
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Added to every container."""
-    engine_options: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """One workload to be created."""
-
-    ownership: Ownership
-    """Its ids; every backend object made for it carries `ownership.labels()`."""
-    manifest: Manifest
-    config: Config
-
-    @property
-    def workload_id(self) -> str:
-        """The workload's id, and the prefix of its backend objects' names."""
-        return self.ownership.workload_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitStatus:
-    """How a component ended."""
-
-    exit_code: int
-    signal: str = ""
-    oom_killed: bool = False
-    finish_time: float | None = None
-    """Seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
-    """A container, domain or function instance, as the backend has it."""
-
-    component_id: str
-    display_name: str
-    """The name in the manifest, e.g. the container's."""
-    image: str = ""
-    state: WorkloadState = WorkloadState.UNKNOWN
-    reason: str = ""
-    """CamelCase, e.g. OOMKilled."""
-    message: str = ""
-    restart_count: int = 0
-    start_time: float | None = None
-    exit_status: ExitStatus | None = None
-    replica: int = 0
-    role: Role = Role.MAIN
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortMapping:
-    """A published port."""
-
-    container_port: int
-    host_port: int
-    host_ip: str = ""
-    protocol: str = "TCP"
-    """TCP or UDP."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What the backend has of one workload, right now."""
-
-    ownership: Ownership
-    """Read back from the labels; `manifest_hash` holds the label's 16 hex digits, not the whole digest."""
-    components: tuple[Component, ...]
-    """Empty: objects are there (a pod, a network), but nothing that runs."""
-    ports: tuple[PortMapping, ...] = ()
-    create_time: float | None = None
-    stopped_on_request: bool = False
-    details: Mapping[str, object] = field(default_factory=dict)
-    """Engine-specific facts, JSON-shaped (e.g. `{"pods": ["…"]}`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """What one probe found."""
-
-    state: HealthState
-    reason: str = ""
-    """UPPER_SNAKE_CASE, e.g. SOCKET_UNREACHABLE; empty when healthy."""
-    message: str = ""
-    """The backend's own error text, and what to do about it."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """Facts such as `backend_version`, `rootless`, `cgroup`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Info:
-    """Who an engine is; constant while its process lives, but for the backend's version."""
-
-    engine: str
-    display_name: str
-    engine_version: str
-    backend_version: str = ""
-    api_version: str = ""
-    capabilities: frozenset[Capability]
-    formats: frozenset[Format]
-    kinds: tuple[str, ...]
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issue:
-    """One finding about a manifest."""
-
-    severity: Severity
-    field_path: str
-    reason: str
-    """UNSUPPORTED_FIELD, UNSUPPORTED_KIND, …"""
-    message: str
-    line: int = 0
-    column: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogQuery:
-    """Which lines of a workload are wanted."""
-
-    component_id: str = ""
-    """Empty: all components. A display name is accepted too."""
-    follow: bool = False
-    tail_lines: int | None = None
-    """None: all; 0: none (only what follows); n: the last n of each component."""
-    since_time: float | None = None
-    resume_cursor: str = ""
-    """The cursor of the last line seen; lines after it follow."""
-    sources: frozenset[LogSource] = frozenset()
-    """Empty: all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """One line of output."""
-
-    component_id: str
-    source: LogSource
-    time: float | None
-    """Seconds since 1970, as the backend wrote it."""
-    text: str
-    """Without its newline; invalid UTF-8 replaced."""
-    partial: bool = False
-    cursor: str = ""
-    """Opaque; resumes after this line."""
+        Raises FailedPrecondition (COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE) when it could not be started.
+        """
 
 
 class Engine(ABC):
@@ -345,15 +183,59 @@ class Engine(ABC):
         """
         return _nothing()
 
-    async def stop(self, workload_id: str, *, grace_seconds: float | None) -> None:
-        """Stop and keep (capability STOP_START)."""
-        raise self._unfinished("StopWorkload")
+    # Optional verbs: an engine that has one claims its capability, and only then is it called
+
+    async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
+        """Stop all components (`signal` or the image's own, the grace period, KILL) and keep them (STOP_START).
+
+        Returns when all have ended, and nothing starts them again but `start`. A repeat is harmless.
+        """
+        raise self.lacks("StopWorkload")
 
     async def start(self, workload_id: str) -> None:
-        """Start what was stopped (capability STOP_START)."""
-        raise self._unfinished("StartWorkload")
+        """Start every main component that does not run, without recreating any (STOP_START); a repeat is harmless."""
+        raise self.lacks("StartWorkload")
 
-    def _unfinished(self, verb: str) -> Unimplemented:
+    async def restart(self, workload_id: str, *, grace_seconds: float | None) -> None:
+        """Stop, then start (RESTART); cut in between it is healed by `start`."""
+        await self.stop(workload_id, grace_seconds=grace_seconds)
+        await self.start(workload_id)
+
+    def effect(self, change: Change) -> str:
+        """What carrying out one change needs: "" nothing ends, "restart" or "replace" (UPDATE_IN_PLACE). Pure.
+
+        Only asked about what differs; a change of which nothing is known replaces.
+        """
+        return "replace"
+
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """Bring what runs from `old` to `new`, touching nothing that is the same (UPDATE_IN_PLACE).
+
+        Called only when no change replaces. It may find less or more than `old` has, when an earlier update was cut,
+        and ends with exactly `new`. A failure takes back what was added; where that failed too, or something is gone
+        that cannot be taken back, the error's metadata has `leftovers`: "true". Objects that stay may keep the label
+        of the content that they were made for.
+        """
+        raise self.lacks("UpdateInPlace")
+
+    def exec(self, workload_id: str, order: ExecOrder) -> AbstractAsyncContextManager[ExecSession]:
+        """Run a command in a component (EXEC); leaving the block kills it if it still runs.
+
+        Raises NotFound (WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND), InvalidArgument (COMPONENT_REQUIRED: there are
+        several), FailedPrecondition (WORKLOAD_NOT_RUNNING).
+        """
+        raise self.lacks("ExecWorkload")
+
+    async def stats(self, workload_id: str) -> Sequence[ComponentStats]:
+        """One sample of each component that runs (STATS); raises NotFound(WORKLOAD_NOT_FOUND)."""
+        raise self.lacks("GetWorkloadStats")
+
+    async def export(self, spec: Spec, observation: Observation) -> Export:
+        """The workload as a manifest of its own format, written from what was asked for and what is there (EXPORT)."""
+        raise self.lacks("ExportManifest")
+
+    def lacks(self, verb: str) -> Unimplemented:
+        """The error of a verb that this engine does not have."""
         return Unimplemented(
             f"engine {self.info.engine} does not have {verb}",
             reason="UNSUPPORTED_VERB",
