@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +136,31 @@ def test_an_engine_imports_no_other_engine(engine: str) -> None:
         if f"{name}.".startswith(others)
     }
     assert found == set()
+
+
+EDGES = {
+    "registry": {"__main__", "servicer", "settings", "watcher", "wire"},
+    "provider": {"__main__", "servicer", "settings", "wire", "applied"},
+    "orchestrator": {"__main__", "convert", "engines", "providers", "relay", "servicer", "settings"},
+}
+"""Modules that speak gRPC, or only hold settings; every other module of these services is a core."""
+
+
+def listed(contract: str) -> set[str]:
+    """The source modules of an import contract."""
+    parser = configparser.ConfigParser()
+    parser.read(SERVICES.parent / ".importlinter")
+    return set(parser[f"importlinter:contract:{contract}"]["source_modules"].split())
+
+
+@pytest.mark.parametrize("service", sorted(EDGES))
+def test_every_module_that_is_no_edge_is_held_to_know_no_grpc(service: str) -> None:
+    """A new module of a service is a core, under the import contract, unless it is named an edge here."""
+    modules = {path.stem for path in (SERVICES / service).glob("*.py")} - {"__init__"} - EDGES[service]
+    assert {f"services.{service}.{module}" for module in modules} <= listed("cores")
+
+
+def test_every_shared_module_of_engines_is_held_to_know_no_engine() -> None:
+    """A new module beside the engines is under the import contract."""
+    modules = {path.stem for path in (SERVICES / "engines").glob("*.py")} - {"__init__"}
+    assert {f"services.engines.{module}" for module in modules} <= listed("engine-frame")
