@@ -15,12 +15,15 @@ from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
 from services.orchestrator.history import History
 from services.orchestrator.ledger import Ledger
-from services.orchestrator.model import Action, Decision, Deployment, Failure, State, Step, Wish
+from services.orchestrator.model import Action, Change, Decision, Deployment, Failure, Plan, State, Step, Wish
 from services.orchestrator.operations import Operations
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
 from services.orchestrator.requests import Accepted, ApplyRequest, name_of, read
 from services.orchestrator.steps import choose
+
+ABSENT = "absent"
+"""The etag of what is not there."""
 
 _SUPERSEDE_SECONDS = 10.0
 """An operation that has waited this long for its workload to settle gives way to a different apply."""
@@ -63,7 +66,7 @@ class Applier:
         async with self._lock(deployment_id):
             self._check_request_id(request, deployment_id, wish)
             existing = self._book.find(deployment_id)
-            if request.etag and request.etag != (existing.etag if existing else ""):
+            if request.etag and request.etag != _etag(existing):
                 raise Aborted(
                     f"deployment {deployment_id!r} has changed since etag {request.etag!r} was read",
                     reason="STALE_ETAG",
@@ -74,6 +77,32 @@ class Applier:
                 if same is not None:
                     return same
             return await self._accept(request, deployment_id, wish, existing)
+
+    async def plan(self, request: ApplyRequest) -> Plan:
+        """What an apply of this would do; shares its checks and its choice, and touches nothing."""
+        manifest, wish = read(request)
+        deployment_id = name_of(request, manifest)
+        existing = self._book.find(deployment_id)
+        if existing is not None and _is_so(existing, wish):
+            return Plan(action=Action.NONE, decision=existing.decision, etag=existing.etag)
+        with self._ledger.promised(deployment_id, wish):
+            decision = await choose(self._engines, wish, current=_current(existing, wish), ask_all=True)
+        selected = decision.selected
+        if selected is None:
+            raise selection.refusal(decision, wish)
+        self._check_fence(existing, selected.engine_id)
+        workload_id = identity.workload_id(node=self._node_id, deployment=deployment_id)
+        made = await self._engines.plan(selected.engine_id, workload_id, wish)
+        if existing is not None and set(existing.touched) - {selected.engine_id}:
+            moved = Change(
+                action=Action.REPLACE,
+                target="engine",
+                old_value=existing.engine_id,
+                new_value=selected.engine_id,
+                forces="replace",
+            )
+            made = replace(made, action=Action.REPLACE, changes=(moved, *made.changes))
+        return replace(made, decision=decision, etag=_etag(existing), issues=selected.issues or made.issues)
 
     def _check_request_id(self, request: ApplyRequest, deployment_id: str, wish: Wish) -> None:
         used = self._book.request(request.request_id)
@@ -86,7 +115,7 @@ class Applier:
 
     def _unchanged(self, existing: Deployment, wish: Wish) -> Accepted | None:
         """NONE, when this is what is (being) made of it already; raises Aborted when something else is under way."""
-        same = existing.wish.canonical_digest == wish.canonical_digest and _asks_the_same(existing.wish, wish)
+        same = _asks_the_same(existing.wish, wish)
         if existing.in_flight:
             if same and existing.step is not Step.REMOVE:
                 self._operations.nudge(existing.deployment_id)
@@ -99,7 +128,7 @@ class Applier:
                     metadata={"deployment_id": existing.deployment_id, "step": existing.step.value},
                 )
             return None
-        if same and existing.state in (State.ACTIVE, State.SUCCEEDED):
+        if _is_so(existing, wish):
             return Accepted(deployment=existing, action=Action.NONE)
         return None
 
@@ -223,8 +252,21 @@ class Applier:
         return self._locks.setdefault(deployment_id, asyncio.Lock())
 
 
+def _etag(existing: Deployment | None) -> str:
+    """The etag that a plan carries: also "there is none" is something that an apply can rely on."""
+    return existing.etag if existing is not None else ABSENT
+
+
+def _is_so(existing: Deployment, wish: Wish) -> bool:
+    """Whether the deployment is already as wished."""
+    return existing.state in (State.ACTIVE, State.SUCCEEDED) and _asks_the_same(existing.wish, wish)
+
+
 def _asks_the_same(one: Wish, other: Wish) -> bool:
-    return (one.engine_id, one.policy, one.warn) == (other.engine_id, other.policy, other.warn)
+    def asked(wish: Wish) -> tuple[object, ...]:
+        return wish.canonical_digest, wish.engine_id, wish.policy, wish.warn
+
+    return asked(one) == asked(other)
 
 
 def _current(existing: Deployment | None, wish: Wish) -> str:

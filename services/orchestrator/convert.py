@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.engine.v1 import workload_pb2
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from beemesh.registry.v1 import registry_service_pb2 as registry_pb
@@ -12,8 +13,10 @@ from beemesh.type.v1 import types_pb2
 from services.errors import FieldViolation, InvalidArgument
 from services.orchestrator.history import DeploymentEvent
 from services.orchestrator.model import (
+    Action,
     Attempt,
     Candidate,
+    Change,
     Config,
     Decision,
     Deployment,
@@ -21,6 +24,7 @@ from services.orchestrator.model import (
     Failure,
     Issue,
     Observed,
+    Plan,
     Policy,
     State,
     Step,
@@ -58,6 +62,46 @@ def issue(item: types_pb2.ManifestIssue) -> Issue:
         message=item.message,
         line=item.line,
         column=item.column,
+    )
+
+
+def plan(answer: engine_pb.PlanWorkloadResponse) -> Plan:
+    """What an engine would do, from the wire."""
+    return Plan(
+        action=Action(answer.action or Action.NONE),
+        changes=tuple(
+            Change(
+                action=Action(item.action or Action.NONE),
+                target=item.target,
+                field_path=item.field_path,
+                old_value=item.old_value,
+                new_value=item.new_value,
+                forces=item.forces,
+            )
+            for item in answer.changes
+        ),
+        issues=tuple(issue(item) for item in answer.issues),
+    )
+
+
+def plan_pb(made: Plan, *, node_id: str) -> pb.PlanManifestResponse:
+    """What an apply would do, to the wire."""
+    return pb.PlanManifestResponse(
+        action=types_pb2.ChangeAction.ValueType(int(made.action)),
+        changes=[
+            types_pb2.PlannedChange(
+                action=types_pb2.ChangeAction.ValueType(int(item.action)),
+                target=item.target,
+                field_path=item.field_path,
+                old_value=item.old_value,
+                new_value=item.new_value,
+                forces=item.forces,
+            )
+            for item in made.changes
+        ],
+        decision=decision(made.decision, node_id=node_id),
+        issues=[issue_pb(item) for item in made.issues],
+        etag=made.etag,
     )
 
 
@@ -117,12 +161,29 @@ def policy(value: int) -> Policy | None:
     return Policy(value) if value else None
 
 
-def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
-    """What a client asks for; raises InvalidArgument naming the field."""
+def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:
+    """What a client would ask for; raises InvalidArgument naming the field."""
+    _check_manifest(message)
+    return ApplyRequest(
+        manifest=message.manifest.content,
+        deployment_id=message.deployment_id,
+        config=config(message.config),
+        engine_id=message.engine_id,
+        policy=policy(message.fallback_policy),
+        warn=message.validation_mode == types_pb2.VALIDATION_MODE_WARN,
+    )
+
+
+def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -> None:
     if not message.manifest.content:
         raise bad("manifest.content", "is required")
     if message.placement not in (pb.PLACEMENT_UNSPECIFIED, pb.PLACEMENT_LOCAL):
         raise bad("placement", "only PLACEMENT_LOCAL is there yet")
+
+
+def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
+    """What a client asks for; raises InvalidArgument naming the field."""
+    _check_manifest(message)
     if message.rollback_on_failure:
         raise bad("rollback_on_failure", "is not there yet")
     if len(message.request_id) > 64:

@@ -20,7 +20,7 @@ from beemesh.type.v1 import types_pb2
 
 from services.errors import BeemeshError, NotFound
 from services.orchestrator import convert, selection
-from services.orchestrator.model import Deployment, EngineView, Issue, Observed, Policy
+from services.orchestrator.model import Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
 from services.orchestrator.steps import UNKNOWN, unreachable
 from services.rpc.client import connect
 from services.rpc.deadline import budget
@@ -234,6 +234,17 @@ class GrpcEngines:
             answer = await self._stub(engine_id).ValidateManifest(request, timeout=budget(self._timeouts.query))
         return [convert.issue(item) for item in answer.issues]
 
+    async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
+        """What a deploy would change; touches nothing."""
+        request = engine_pb.PlanWorkloadRequest(
+            workload_id=workload_id,
+            manifest=types_pb2.Manifest(content=wish.manifest),
+            config=convert.config_pb(wish.config),
+        )
+        with translated():
+            answer = await self._stub(engine_id).PlanWorkload(request, timeout=budget(self._timeouts.query))
+        return convert.plan(answer)
+
     async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
         """Make the engine run it; idempotent by workload id and digest."""
         request = engine_pb.DeployWorkloadRequest(
@@ -247,7 +258,7 @@ class GrpcEngines:
         )
         with translated():
             answer = await self._stub(engine_id).DeployWorkload(request, timeout=self._timeouts.deploy)
-        return _observed(answer.workload, engine_id)
+        return replace(_observed(answer.workload, engine_id), action=int(answer.action))
 
     async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
         """The workload now; None only because the engine said that there is none."""

@@ -260,10 +260,38 @@ class Observed:
     state: int
     """The numbers of beemesh.engine.v1.WorkloadState."""
     message: str = ""
+    action: int = 0
+    """What a deploy has done (the numbers of beemesh.type.v1.ChangeAction); 0 where nothing was asked."""
     digest: str = ""
     """Of what runs, in the engine's words; only its label form (identity.hash_label) is compared."""
     raw: bytes = b""
     """The engine's serialized beemesh.engine.v1.Workload, passed on untouched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One planned change (beemesh.type.v1.PlannedChange)."""
+
+    action: Action
+    target: str
+    """The component or object, e.g. `container/web`."""
+    field_path: str = ""
+    old_value: str = ""
+    new_value: str = ""
+    forces: str = ""
+    """"", "restart" or "replace"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What an apply would do."""
+
+    action: Action
+    changes: tuple[Change, ...] = ()
+    decision: Decision = field(default_factory=Decision)
+    issues: tuple[Issue, ...] = ()
+    etag: str = ""
+    """Of the deployment that it was made against; an apply that carries it applies exactly this plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

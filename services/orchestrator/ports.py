@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed
+from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed, Plan, Wish
 
 
 class Engines(Protocol):
@@ -25,6 +25,9 @@ class Engines(Protocol):
 
     async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
         """What the engine says of this manifest; raises Unavailable if it does not answer."""
+
+    async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
+        """What a deploy would change; touches nothing."""
 
     async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
         """Make the engine run it (idempotent by workload id and digest)."""

@@ -20,9 +20,9 @@ from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.engines import GrpcEngines
 from services.orchestrator.history import History
-from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.model import Action, Deployment, State, Step
 from services.orchestrator.operations import Operations
-from services.orchestrator.requests import ApplyRequest, read
+from services.orchestrator.requests import Accepted, ApplyRequest, read
 from services.orchestrator.views import View, Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
@@ -72,9 +72,13 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             _raise_failure(record)
         return pb.ApplyManifestResponse(
             deployment=self._deployment(record),
-            action=types_pb2.ChangeAction.ValueType(int(accepted.action)),
+            action=types_pb2.ChangeAction.ValueType(int(_done(accepted, record))),
             issues=[convert.issue_pb(item) for item in accepted.issues],
         )
+
+    async def PlanManifest(self, request: pb.PlanManifestRequest, context: Any) -> pb.PlanManifestResponse:
+        """What an apply would do; nothing is recorded or touched."""
+        return convert.plan_pb(await self._applier.plan(convert.plan_request(request)), node_id=self._node_id)
 
     async def SelectEngine(self, request: pb.SelectEngineRequest, context: Any) -> pb.SelectEngineResponse:
         """Explain the choice; nothing is recorded or touched."""
@@ -263,6 +267,12 @@ def _reached(view: View, wanted: Collection[State], generation: int) -> bool:
         raise NotFound(f"deployment {view.record.deployment_id!r} was deleted", reason="DEPLOYMENT_NOT_FOUND")
     _raise_failure(view.record)
     return False
+
+
+def _done(accepted: Accepted, record: Deployment) -> Action:
+    """What was done: NONE as accepted, else as the engine did it."""
+    same = record.generation == accepted.deployment.generation
+    return accepted.action if accepted.action is Action.NONE or not same else record.action
 
 
 def _raise_failure(record: Deployment) -> None:

@@ -10,7 +10,18 @@ from services.identity import hash_label
 from services.orchestrator import flow, selection
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import Attempt, Candidate, Decision, Deployment, Failure, Policy, Step, Verdict, Wish
+from services.orchestrator.model import (
+    Action,
+    Attempt,
+    Candidate,
+    Decision,
+    Deployment,
+    Failure,
+    Policy,
+    Step,
+    Verdict,
+    Wish,
+)
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
 
@@ -155,6 +166,8 @@ class Steps:
         except BeemeshError as error:
             return await self._deploy_failed(_attempted(record, self._clock(), Failure.of(error)), error)
         record = replace(_attempted(record, self._clock(), None), deployed=hash_label(seen.digest))
+        if seen.action in (Action.UPDATE_IN_PLACE, Action.REPLACE):
+            record = replace(record, action=Action(seen.action))  # how the engine did it beats how it was foreseen
         return Result(record=record, outcome=Outcome.DEPLOYED)
 
     async def _deploy_failed(self, record: Deployment, error: BeemeshError) -> Result:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services.errors import BeemeshError, Unavailable
-from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed
+from services.orchestrator.model import Action, Announced, Change, Deployment, EngineView, Issue, Observed, Plan, Wish
 from services.orchestrator.steps import RUNNING, UNKNOWN, unreachable
 
 KUBERNETES, COMPOSE, VIRTUAL_MACHINE, FUNCTION = 1, 2, 3, 4
@@ -90,6 +90,18 @@ class FakeEngines:
 
     async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
         return self._reach(engine_id, "validate").issues
+
+    async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
+        engine = self._reach(engine_id, "plan")
+        held = engine.workloads.get(workload_id)
+        if held is None:
+            return Plan(action=Action.CREATE)
+        change = Change(action=Action.REPLACE, target="pod", field_path="digest", old_value=held[0])
+        return (
+            Plan(action=Action.REPLACE, changes=(change,))
+            if held[0] != wish.canonical_digest
+            else Plan(action=Action.NONE)
+        )
 
     async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
         engine = self._reach(engine_id, "deploy")

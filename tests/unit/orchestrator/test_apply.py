@@ -310,6 +310,39 @@ async def test_a_dry_run_touches_nothing(start: Start) -> None:
         assert core.engines["podman"].calls == ["validate"]
 
 
+async def test_a_plan_tells_and_touches_nothing(start: Start) -> None:
+    """CREATE, NONE, REPLACE and a move are foreseen; no engine is asked to change anything, and nothing is recorded."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        assert (await core.applier.plan(ApplyRequest(manifest=POD))).action is Action.CREATE
+        assert core.book.all(gone=True) == []
+        await applied(core)
+        before = core.book.get(ID)
+        assert (await core.applier.plan(ApplyRequest(manifest=POD))).action is Action.NONE
+        assert (await core.applier.plan(ApplyRequest(manifest=OTHER))).action is Action.REPLACE
+        moving = await core.applier.plan(ApplyRequest(manifest=POD, engine_id="docker"))
+        first = moving.changes[0]
+        assert (first.target, first.old_value, first.new_value) == ("engine", "podman", "docker")
+        assert core.book.get(ID) == before
+        assert {call for name in ("podman", "docker") for call in core.engines[name].calls} <= {
+            "validate",
+            "plan",
+            "deploy",
+            "fetch",
+        }
+        assert core.engines["podman"].calls.count("deploy") == 1
+
+
+async def test_a_plans_etag_applies_exactly_that_plan(start: Start) -> None:
+    """What changed between plan and apply makes the apply ABORTED, also when there was nothing before."""
+    async with start(FakeEngines(view("podman"))) as core:
+        plan = await core.applier.plan(ApplyRequest(manifest=POD))
+        await applied(core, OTHER)
+        with pytest.raises(Aborted):
+            await applied(core, POD, etag=plan.etag)
+        plan = await core.applier.plan(ApplyRequest(manifest=POD))
+        assert await applied(core, POD, etag=plan.etag) == (Action.REPLACE, State.ACTIVE)
+
+
 async def test_an_interrupted_operation_is_carried_on_after_a_restart(start: Start) -> None:
     """A stop in mid-deploy loses nothing: the next start ends it, with one copy, announced."""
     engines, providers = FakeEngines(view("podman")), FakeProviders()
