@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -92,9 +93,11 @@ class Operations:
             await self._keep_with_announcement(replace(moved, message=message), event)
 
     def start(self, deployment_id: str) -> None:
-        """Drive the operation that the record is at."""
+        """Drive the operation that the record is at, in a context of its own: the request's deadline is not its."""
         self._nudges[deployment_id] = asyncio.Event()
-        self._running[deployment_id] = self._tasks.create_task(self._operate(deployment_id), name=f"op:{deployment_id}")
+        self._running[deployment_id] = self._tasks.create_task(
+            self._operate(deployment_id), name=f"op:{deployment_id}", context=contextvars.Context()
+        )
 
     def nudge(self, deployment_id: str) -> None:
         """Do not wait for the back-off's end."""

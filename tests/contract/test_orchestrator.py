@@ -185,6 +185,29 @@ async def test_events_are_listed_and_followed_over_a_restart(node: LocalNode) ->
     call.cancel()
 
 
+async def test_an_engine_out_of_reach_makes_its_deployments_unknown_never_gone(node: LocalNode) -> None:
+    """The engine's process is cut: UNKNOWN, with what was last seen; it comes back: ACTIVE, the same container."""
+    before = (await apply(node)).deployment.instances[0].workload
+    await node.cut("mock")
+    async with asyncio.timeout(5):
+        while await state(node) != pb.DEPLOYMENT_STATE_UNKNOWN:
+            await asyncio.sleep(0.02)
+    listed = await node.orchestrator.ListDeployments(pb.ListDeploymentsRequest(filter="state=UNKNOWN"), timeout=5)
+    (instance,) = listed.deployments[0].instances
+    assert instance.workload.components == before.components
+    node.start("mock")
+    async with asyncio.timeout(10):
+        while await state(node) != pb.DEPLOYMENT_STATE_ACTIVE:
+            await asyncio.sleep(0.02)
+    after = await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
+    assert after.deployment.instances[0].workload.components == before.components
+
+
+async def state(node: LocalNode) -> int:
+    found = await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
+    return int(found.deployment.state)
+
+
 async def test_the_relay_needs_an_engines_name_and_passes_everything_on(node: LocalNode) -> None:
     """Unary and streaming calls, metadata and rich errors go through unchanged; an unknown engine is said to be so."""
     await apply(node)

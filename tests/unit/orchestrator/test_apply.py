@@ -12,14 +12,16 @@ from services.errors import (
     BeemeshError,
     DeadlineExceeded,
     FailedPrecondition,
+    Internal,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
     Unavailable,
 )
+from services.orchestrator import flow
 from services.orchestrator.model import Action, State, Step
 from services.orchestrator.requests import ApplyRequest
-from services.orchestrator.steps import FAILED, SUCCEEDED
+from services.orchestrator.steps import FAILED, RUNNING, SUCCEEDED
 from tests.unit.orchestrator.conftest import Core, Start
 from tests.unit.orchestrator.fakes import POD, FakeEngines, FakeProviders, view
 
@@ -355,6 +357,55 @@ async def test_an_interrupted_operation_is_carried_on_after_a_restart(start: Sta
         await core.until(lambda: core.outbox.announced(ID))
         record = core.book.get(ID)
         assert (record.state, engines.copies(record.workload_id)) == (State.ACTIVE, ["podman"])
+
+
+async def test_what_an_engine_may_hold_is_durable_before_it_is_called(start: Start) -> None:
+    """A crash in mid-deploy and a deletion right after the restart leave no orphan."""
+    engines = FakeEngines(view("podman"))
+    podman = engines["podman"]
+    podman.gate = asyncio.Event()
+    async with start(engines) as core:
+        await core.applier.apply(ApplyRequest(manifest=POD))
+        await core.until(lambda: "deploy" in podman.calls)
+        record = core.book.get(ID)
+    podman.workloads[record.workload_id] = (record.wish.canonical_digest, RUNNING)  # the engine finished it
+    async with start(engines) as core:
+        await core.applier.delete(ID)
+        assert (await core.operations.settled(ID, record.generation, 5)).state is State.DELETED
+        assert engines.copies(record.workload_id) == []
+
+
+async def test_an_engine_that_came_back_is_a_candidate_again(start: Start) -> None:
+    """After a fence that had to wait, the engine that failed first may run it after all."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        podman = core.engines["podman"]
+        podman.fail_deploy = [Unavailable("cut", reason="BACKEND_UNREACHABLE")]
+        podman.fail_remove = [Unavailable("down", reason="BACKEND_UNREACHABLE")]
+        assert await applied(core) == (Action.CREATE, State.DEGRADED)
+        core.engines["docker"].view = view("docker", available=False, reason="UNHEALTHY")
+        await core.until(lambda: core.book.get(ID).state is State.ACTIVE)
+        assert core.engines.copies(core.book.get(ID).workload_id) == ["podman"]
+
+
+async def test_an_engine_that_keeps_failing_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A BACKEND_ERROR that does not go away ends in FAILED, not in tries for ever."""
+    monkeypatch.setattr(flow, "BACKOFF_FIRST", 0.001)
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].fail_deploy = [Internal("odd", reason="BACKEND_ERROR")] * 20
+        await core.applier.apply(ApplyRequest(manifest=POD))
+        await core.until(lambda: core.book.get(ID).state is State.FAILED)
+        assert core.engines["podman"].calls.count("deploy") == flow.INTERNAL_TRIES + 1
+
+
+async def test_the_outbox_tries_again_by_itself(start: Start) -> None:
+    """A provider that comes back is told without anybody's doing."""
+    providers = FakeProviders()
+    providers.down = True
+    async with start(FakeEngines(view("podman")), providers) as core:
+        await applied(core)
+        await asyncio.sleep(0.3)
+        providers.down = False
+        await core.until(lambda: core.outbox.announced(ID))
 
 
 async def test_an_announcement_waits_for_its_provider(start: Start) -> None:
