@@ -1,24 +1,29 @@
-"""Speaks just enough HTTP/1.1 over a Unix socket for podman's REST API: one connection a call, deadlines, streams.
+"""Asks podman's REST API over its Unix socket: h11 knows HTTP/1.1, this knows sockets, deadlines and bounds.
 
-docs/adr/0005-podman-http-client.md says why this is not an SDK.
+docs/adr/0005-podman-http-client.md says why this is not the SDK.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import h11
+
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
 
 _MAX_HEAD_BYTES = 64 << 10
 _MAX_BODY_BYTES = 64 << 20
+_MAX_ERROR_TEXT = 2000
+_MAX_CAUSE = 200
 _READ_BYTES = 64 << 10
+_SWITCHING_PROTOCOLS = 101
 
 
 class Refusal(Exception):
@@ -54,13 +59,112 @@ class Reply:
 
     @property
     def error_text(self) -> str:
-        """What the backend says went wrong, in its own words."""
+        """What the backend says went wrong, in its own words; at most 2,000 characters."""
         try:
             said = json.loads(self.body)
         except ValueError:
-            return self.body.decode(errors="replace").strip()[:2000] or f"HTTP status {self.status}"
-        text = said.get("message") or said.get("cause") if isinstance(said, dict) else None
-        return str(text or said)
+            said = self.body.decode(errors="replace").strip()
+        if isinstance(said, dict):
+            said = said.get("message") or said.get("cause") or said
+        return str(said)[:_MAX_ERROR_TEXT] or f"HTTP status {self.status}"
+
+
+class Duplex:
+    """A connection that has left HTTP: bytes in both directions, each of which ends by itself.
+
+    Raises Unavailable(BACKEND_UNREACHABLE) when the connection breaks.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes, path: Path) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._first = first
+        self._path = path
+
+    async def read(self) -> bytes:
+        """The next bytes, as they come; empty when the service has ended its side."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        with _reaching(self._path):
+            return await self._reader.read(_READ_BYTES)
+
+    async def write(self, data: bytes) -> None:
+        """Send; waits while the service is slow to read."""
+        with _reaching(self._path):
+            self._writer.write(data)
+            await self._writer.drain()
+
+    def end(self) -> None:
+        """Say that nothing more will be written; reading goes on."""
+        with _reaching(self._path):
+            self._writer.write_eof()
+
+
+class _Answer:
+    """One connection that has been asked; its head has been read."""
+
+    def __init__(self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._path = path
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    async def ask(self, request: h11.Request, body: bytes) -> None:
+        """Send the request and read the head of its answer. Raises Unavailable."""
+        with _reaching(self._path):
+            for part in (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()):
+                self._writer.write(self._http.send(part) or b"")
+            await self._writer.drain()
+            while not self.status:
+                event = await self._event()
+                if isinstance(event, h11.Response | h11.InformationalResponse):
+                    self._take_head(event)
+
+    def _take_head(self, head: h11.Response | h11.InformationalResponse) -> None:
+        if isinstance(head, h11.Response) or head.status_code == _SWITCHING_PROTOCOLS:  # 100 and 103 say nothing yet
+            self.status = head.status_code
+            self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece as it comes. Raises Unavailable when it is broken off."""
+        while True:
+            with _reaching(self._path):
+                event = await self._event()
+            if isinstance(event, h11.EndOfMessage):
+                return
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+
+    async def whole(self, limit: int) -> Reply:
+        """The answer with its whole body. Raises Internal beyond `limit` bytes."""
+        body = bytearray()
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > limit:
+                raise Internal(f"podman answered more than {limit} bytes", reason="BACKEND_ERROR")
+        return Reply(status=self.status, headers=self.headers, body=bytes(body))
+
+    async def expect_success(self) -> None:
+        """Raises Refusal, with the text in the body, for any other status."""
+        if not 200 <= self.status < 300:
+            reply = await self.whole(_MAX_BODY_BYTES)
+            raise Refusal(reply.status, reply.error_text)
+
+    def take_over(self) -> Duplex:
+        """The connection itself, with what had come behind the head."""
+        return Duplex(self._reader, self._writer, self._http.trailing_data[0], self._path)
+
+    async def _event(self) -> object:
+        """The next event; a connection that ends too early is an EOFError."""
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            data = await self._reader.read(_READ_BYTES)
+            if not data and self._http.their_state is h11.SEND_RESPONSE:
+                raise EOFError("it closed the connection without an answer")
+            self._http.receive_data(data)
+        return event
 
 
 class UnixHttp:
@@ -89,113 +193,110 @@ class UnixHttp:
 
         Raises Unavailable(BACKEND_UNREACHABLE) or DeadlineExceeded(BACKEND_TIMEOUT); every HTTP status is a reply.
         """
+        request = _request(method, _with_query(target, query), body, content_type)
         try:
-            async with (
-                asyncio.timeout(timeout),
-                self._turn,
-                self._exchange(method, target, query, body, content_type) as (
-                    reader,
-                    status,
-                    headers,
-                ),
-            ):
-                return Reply(status=status, headers=headers, body=await _whole(read_body(reader, status, headers)))
+            async with asyncio.timeout(timeout), self._turn, self._exchange(request, body) as answer:
+                return await answer.whole(_MAX_BODY_BYTES)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"podman did not answer {method} {target} within {timeout:g} s",
-                reason="BACKEND_TIMEOUT",
-                metadata={"socket": str(self.path)},
-            ) from error
+            raise _too_late(f"{method} {target}", timeout, self.path) from error
 
-    async def stream(self, target: str, *, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """The body of a GET, chunk by chunk, for as long as the service sends; close the iterator to end it.
+    async def stream(
+        self,
+        target: str,
+        *,
+        query: Mapping[str, str],
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[bytes]:
+        """The body of an answer, piece by piece, for as long as the service sends; close the iterator to end it.
 
         podman sends no header before the first line of output, so there is no deadline. Raises like `call`, and
         Refusal when the answer is not a success.
         """
+        request = _request(method, _with_query(target, query), b"", "", headers)
+        with self._one_stream():
+            async with self._exchange(request, b"") as answer:
+                await answer.expect_success()
+                async for chunk in answer.chunks():
+                    yield chunk
+
+    @asynccontextmanager
+    async def upgrade(
+        self, target: str, *, timeout: float, body: bytes = b"", content_type: str = "application/json"
+    ) -> AsyncIterator[Duplex]:
+        """POST, and take the connection over once the service has answered 101, or 200 with a raw stream.
+
+        `timeout` bounds the wait for that answer; the stream has no deadline, and ends with the block. Raises like
+        `call`, and Refusal for any other answer.
+        """
+        request = _request("POST", target, body, content_type, {"Upgrade": "tcp", "Connection": "Upgrade"})
+        with self._one_stream():
+            try:
+                deadline = asyncio.timeout(timeout)
+                async with deadline, self._exchange(request, body) as answer:
+                    if answer.status != _SWITCHING_PROTOCOLS:
+                        await answer.expect_success()
+                    deadline.reschedule(None)
+                    yield answer.take_over()
+            except TimeoutError as error:
+                if not deadline.expired():
+                    raise
+                raise _too_late(f"POST {target}", timeout, self.path) from error
+
+    @contextmanager
+    def _one_stream(self) -> Iterator[None]:
         if self._streams_left <= 0:
             raise ResourceExhausted(
-                "too many log and event streams are open on this engine; close some and retry",
+                "too many log, event and exec streams are open on this engine; close some and retry",
                 reason="TOO_MANY_STREAMS",
             )
         self._streams_left -= 1
         try:
-            async with self._exchange("GET", target, query, b"", "") as (reader, status, headers):
-                chunks = read_body(reader, status, headers)
-                if not 200 <= status < 300:
-                    reply = Reply(status=status, headers=headers, body=await _whole(chunks))
-                    raise Refusal(status, reply.error_text)
-                async for chunk in chunks:
-                    yield chunk
+            yield
         finally:
             self._streams_left += 1
 
     @asynccontextmanager
-    async def _exchange(
-        self, method: str, target: str, query: Mapping[str, str] | None, body: bytes, content_type: str
-    ) -> AsyncIterator[tuple[asyncio.StreamReader, int, Mapping[str, str]]]:
+    async def _exchange(self, request: h11.Request, body: bytes) -> AsyncIterator[_Answer]:
         """Connect, ask, read the head of the answer; the connection is closed whatever happens."""
+        with _reaching(self.path):
+            reader, writer = await asyncio.open_unix_connection(str(self.path))
         try:
-            reader, writer = await asyncio.open_unix_connection(str(self.path), limit=_MAX_HEAD_BYTES)
-        except OSError as error:
-            raise _unreachable(self.path, error) from error
-        try:
-            writer.write(_request(method, target, query, body, content_type))
-            await writer.drain()
-            status, headers = await read_head(reader)
-            yield reader, status, headers
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise _unreachable(self.path, error) from error
+            answer = _Answer(self.path, reader, writer)
+            await answer.ask(request, body)
+            yield answer
         finally:
             writer.transport.abort()
 
 
-def _request(method: str, target: str, query: Mapping[str, str] | None, body: bytes, content_type: str) -> bytes:
-    path = f"{target}?{urlencode(query)}" if query else target
-    head = [f"{method} {path} HTTP/1.1", "Host: podman", "Connection: close", f"Content-Length: {len(body)}"]
+def _request(
+    method: str, target: str, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
+) -> h11.Request:
+    named = {"Host": "podman", "Connection": "close", "Content-Length": str(len(body)), **(headers or {})}
     if content_type:
-        head.append(f"Content-Type: {content_type}")
-    return "\r\n".join([*head, "", ""]).encode("ascii") + body
+        named["Content-Type"] = content_type
+    return h11.Request(method=method, target=target, headers=list(named.items()))
 
 
-async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """The status and headers of an answer, names in lower case. Raises ValueError, EOFError, LimitOverrunError."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    version, _, rest = lines[0].partition(" ")
-    if not version.startswith("HTTP/1."):
-        raise ValueError(f"not an HTTP answer: {lines[0][:80]!r}")
-    pairs = (line.partition(":") for line in lines[1:] if line)
-    return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+def _with_query(target: str, query: Mapping[str, str] | None) -> str:
+    return f"{target}?{urlencode(query)}" if query else target
 
 
-async def read_body(reader: asyncio.StreamReader, status: int, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
-    """The body, piece by piece as it comes. Raises ValueError and EOFError when it is broken off."""
-    if status in (204, 304):
-        return
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            yield await reader.readexactly(size)
-            await reader.readexactly(2)
-    elif "content-length" in headers:
-        yield await reader.readexactly(int(headers["content-length"]))
-    else:
-        while chunk := await reader.read(_READ_BYTES):
-            yield chunk
+@contextmanager
+def _reaching(path: Path) -> Iterator[None]:
+    """Turns a connection that fails, and an answer that is no HTTP, into Unavailable."""
+    try:
+        yield
+    except (OSError, EOFError, h11.RemoteProtocolError) as error:
+        raise Unavailable(
+            f"podman's service at {path} cannot be reached: {str(error)[:_MAX_CAUSE]}",
+            reason="BACKEND_UNREACHABLE",
+            metadata={"socket": str(path)},
+            retry_after=1.0,
+        ) from error
 
 
-async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise Internal(f"podman answered more than {_MAX_BODY_BYTES} bytes", reason="BACKEND_ERROR")
-    return bytes(body)
-
-
-def _unreachable(path: Path, error: BaseException) -> Unavailable:
-    return Unavailable(
-        f"podman's service at {path} cannot be reached: {error}",
-        reason="BACKEND_UNREACHABLE",
-        metadata={"socket": str(path)},
-        retry_after=1.0,
+def _too_late(what: str, timeout: float, path: Path) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"podman did not answer {what} within {timeout:g} s", reason="BACKEND_TIMEOUT", metadata={"socket": str(path)}
     )
