@@ -92,8 +92,7 @@ def engines_of(item: Deployment) -> str:
 
 def _ready(item: Deployment) -> str:
     parts = [part for part in components(item) if part.role != Component.ROLE_INIT]
-    running = sum(part.state in (WorkloadState.WORKLOAD_STATE_RUNNING,) for part in parts)
-    return f"{running}/{len(parts)}" if parts else ""
+    return f"{sum(part.ready for part in parts)}/{len(parts)}" if parts else ""
 
 
 def components(item: Deployment) -> list[Component]:
@@ -185,16 +184,17 @@ def _instance(node: str, workload: Workload, now: float) -> str:
         (
             part.display_name,
             WorkloadState.Name(part.state).removeprefix("WORKLOAD_STATE_"),
+            "" if part.role == Component.ROLE_INIT else "yes" if part.ready else "no",
             str(part.replica),
             str(part.restart_count),
-            _exit(part),
+            _exit(part, now),
             age(part.start_time, now),
             part.image,
-            part.message or part.reason,
+            ": ".join(said for said in (part.reason, part.message) if said),
         )
         for part in workload.components
     ]
-    header = ("COMPONENT", "STATE", "REPLICA", "RESTARTS", "EXIT", "AGE", "IMAGE", "MESSAGE")
+    header = ("COMPONENT", "STATE", "READY", "REPLICA", "RESTARTS", "LAST EXIT", "AGE", "IMAGE", "MESSAGE")
     lines = [f"Workload {workload.workload_id} on node {node}:", _indented(table(header, rows))]
     for port in workload.ports:
         protocol = PortProtocol.Name(port.protocol).removeprefix("PORT_PROTOCOL_").lower()
@@ -202,8 +202,12 @@ def _instance(node: str, workload: Workload, now: float) -> str:
     return "\n".join(lines)
 
 
-def _exit(part: Component) -> str:
-    return str(part.exit_status.exit_code) if part.HasField("exit_status") else ""
+def _exit(part: Component, now: float) -> str:
+    """How its last run that ended did: `137 OOMKilled 5m`."""
+    if not (part.HasField("exit_status") or part.HasField("last_exit")):
+        return ""
+    status = part.exit_status if part.HasField("exit_status") else part.last_exit
+    return " ".join(word for word in (str(status.exit_code), status.reason, age(status.finish_time, now)) if word)
 
 
 def _attempts(item: Deployment, now: float) -> str:

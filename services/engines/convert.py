@@ -259,6 +259,9 @@ def _component_to(component: Component) -> wpb.Component:
         exit_status=exit_to(component.exit_status),
         replica=component.replica,
         role=wpb.Component.Role.ValueType(component.role),
+        ready=component.is_ready,
+        started=component.is_started,
+        last_exit=exit_to(component.last_exit),
     )
 
 
@@ -271,6 +274,7 @@ def exit_to(status: ExitStatus | None) -> wpb.ExitStatus | None:
         signal=status.signal,
         oom_killed=status.oom_killed,
         finish_time=timestamp(status.finish_time),
+        reason=status.reason,
     )
 
 

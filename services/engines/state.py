@@ -42,6 +42,7 @@ _RULES = (
     _Rule(lambda s: s <= {S.PENDING}, S.PENDING),
     _Rule(lambda s: s <= {S.RUNNING, S.SUCCEEDED} | _COMING, S.STARTING),
     _Rule(lambda s: s <= {S.UNKNOWN}, S.UNKNOWN, "the backend does not say what its components do"),
+    _Rule(lambda s: S.DEGRADED in s, S.DEGRADED),
     _Rule(lambda s: S.RUNNING in s, S.DEGRADED, "not all components run"),
     _Rule(lambda s: S.STOPPING in s, S.STOPPING),
     _Rule(lambda s: bool(s & _COMING), S.STARTING, "not all components started"),
@@ -88,13 +89,20 @@ def _half_made(state: WorkloadState, *, busy: bool) -> tuple[WorkloadState, str]
 def _of_components(observation: Observation) -> tuple[WorkloadState, str]:
     mains = [c for c in observation.components if c.role is Role.MAIN]
     inits = [c for c in observation.components if c.role is Role.INIT]
-    states = frozenset(c.state for c in mains)
-    if states <= _COMING and inits:
+    if {c.state for c in mains} <= _COMING and inits and not any(c.ready_once for c in mains):
         return _initializing(inits)
+    states = frozenset(_effective(c) for c in mains)
     if observation.stopped_on_request and states <= _ENDED:
         return S.STOPPED, ""
     rule = next(rule for rule in _RULES if rule.holds(states))
     return rule.state, rule.message or _first_message(mains, rule.state)
+
+
+def _effective(component: Component) -> WorkloadState:
+    """What it does for others: not ready it is still starting, or, if it was ready before, missing."""
+    if component.state not in {S.RUNNING, S.STARTING} or component.is_ready:
+        return component.state
+    return S.DEGRADED if component.ready_once else S.STARTING
 
 
 def _initializing(inits: Sequence[Component]) -> tuple[WorkloadState, str]:
@@ -107,7 +115,7 @@ def _initializing(inits: Sequence[Component]) -> tuple[WorkloadState, str]:
 def _first_message(components: Sequence[Component], state: WorkloadState) -> str:
     """Why, in the words of the first component that is in this state."""
     for component in components:
-        if component.state is state and (component.reason or component.message):
+        if _effective(component) is state and (component.reason or component.message):
             return component.display_name + _because(component)
     return ""
 

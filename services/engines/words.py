@@ -129,6 +129,8 @@ class ExitStatus:
     oom_killed: bool = False
     finish_time: float | None = None
     """Seconds since 1970."""
+    reason: str = ""
+    """CamelCase, e.g. Completed, Error, OOMKilled, LivenessProbeFailed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +148,27 @@ class Component:
     restart_count: int = 0
     start_time: float | None = None
     exit_status: ExitStatus | None = None
+    """Of the present run, once it has ended."""
     replica: int = 0
     role: Role = Role.MAIN
+    ready: bool | None = None
+    """None: whoever runs is ready."""
+    started: bool | None = None
+    """None: whoever runs has started."""
+    ready_once: bool = False
+    """It was ready in this or an earlier run: what is not ready now has failed, and is not still coming up."""
+    last_exit: ExitStatus | None = None
+    """Of the run before the present one; None: it was never restarted."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used."""
+        return self.state is WorkloadState.RUNNING and self.ready is not False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it is past its start."""
+        return self.state is WorkloadState.RUNNING and self.started is not False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

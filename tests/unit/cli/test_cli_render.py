@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from beemesh.engine.v1.workload_pb2 import Component, Workload, WorkloadState
+from beemesh.engine.v1.workload_pb2 import Component, ExitStatus, Workload, WorkloadState
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.registry.v1.registry_service_pb2 import Engine
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,7 +19,13 @@ NOW = 1_000_000.0
 def deployment() -> pb2.Deployment:
     """One that runs a container and has run an init container."""
     running = Component(
-        component_id="c1", display_name="web", state=WorkloadState.WORKLOAD_STATE_RUNNING, role=Component.ROLE_MAIN
+        component_id="c1",
+        display_name="web",
+        state=WorkloadState.WORKLOAD_STATE_RUNNING,
+        role=Component.ROLE_MAIN,
+        ready=True,
+        restart_count=2,
+        last_exit=ExitStatus(exit_code=137, reason="OOMKilled", finish_time=Timestamp(seconds=int(NOW) - 300)),
     )
     done = Component(
         component_id="c0",
@@ -87,6 +93,13 @@ def test_a_description_has_what_one_would_ask() -> None:
     text = render.describe(deployment(), NOW)
     for part in ("beemesh-web-1234", "prepare", "port 127.0.0.1:8080 -> 80/tcp", "REJECTED", "UNHEALTHY", "gone"):
         assert part in text
+
+
+def test_a_description_tells_readiness_restarts_and_the_last_exit() -> None:
+    """Each component tells whether it is ready, how often it was restarted, and how its last run ended."""
+    lines = [line.split() for line in render.describe(deployment(), NOW).splitlines()]
+    assert ["web", "RUNNING", "yes", "0", "2", "137", "OOMKilled", "5m"] in [words[:8] for words in lines]
+    assert ["prepare", "SUCCEEDED", "-", "0", "0", "-"] in [words[:6] for words in lines]
 
 
 def test_the_default_engine_has_a_star() -> None:

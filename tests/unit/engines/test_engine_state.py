@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from services.engines.engine import Component, ExitStatus, Observation, Role, WorkloadState
@@ -75,6 +77,42 @@ def test_init_components_count_until_the_main_ones_run(
 ) -> None:
     """While no main component has run, a failed init component is the workload's failure; afterwards it is history."""
     assert derive(Facts(observation=seen(*mains, inits=inits)))[0] is expected
+
+
+def part(state: WorkloadState, **facts: Any) -> Component:
+    """A main component."""
+    return Component(component_id="m", display_name="main", state=state, **facts)
+
+
+@pytest.mark.parametrize(
+    ("mains", "expected"),
+    [
+        ((part(S.RUNNING, ready=True),), S.RUNNING),
+        ((part(S.RUNNING, ready=False),), S.STARTING),
+        ((part(S.RUNNING, ready=False, ready_once=True),), S.DEGRADED),
+        ((part(S.RUNNING, ready=True), part(S.RUNNING, ready=False)), S.STARTING),
+        ((part(S.RUNNING, ready=True), part(S.RUNNING, ready=False, ready_once=True)), S.DEGRADED),
+        ((part(S.STARTING),), S.STARTING),
+        ((part(S.STARTING, ready_once=True),), S.DEGRADED),
+        ((part(S.STARTING, ready_once=True), part(S.RUNNING)), S.DEGRADED),
+        ((part(S.DEGRADED),), S.DEGRADED),
+        ((part(S.SUCCEEDED, ready=False), part(S.RUNNING)), S.RUNNING),
+    ],
+)
+def test_who_is_not_ready_is_starting_until_it_was_ready_once(
+    mains: tuple[Component, ...], expected: WorkloadState
+) -> None:
+    """A component that is not ready, or waits for its restart, is starting; was it ready before, it is missing."""
+    assert derive(Facts(observation=Observation(ownership=OWNERSHIP, components=mains)))[0] is expected
+
+
+def test_why_a_component_is_not_ready_is_told() -> None:
+    """The message of a workload that is not ready is that of its component."""
+    mains = (part(S.RUNNING, ready=True), part(S.RUNNING, ready=False, reason="NotReady", message="refused"))
+    assert derive(Facts(observation=Observation(ownership=OWNERSHIP, components=mains))) == (
+        S.STARTING,
+        "main: NotReady refused",
+    )
 
 
 @pytest.mark.parametrize("ended", [S.SUCCEEDED, S.FAILED, S.STOPPED])

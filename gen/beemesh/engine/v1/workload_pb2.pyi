@@ -247,10 +247,13 @@ class ExitStatus(_message.Message):
     SIGNAL_FIELD_NUMBER: _builtins.int
     OOM_KILLED_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     signal: _builtins.str
     """SIGKILL, …; empty: none"""
     oom_killed: _builtins.bool
+    reason: _builtins.str
+    """CamelCase: Completed, Error, OOMKilled, LivenessProbeFailed, …"""
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -260,10 +263,11 @@ class ExitStatus(_message.Message):
         signal: _builtins.str = ...,
         oom_killed: _builtins.bool = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "finish_time", b"finish_time", "oom_killed", b"oom_killed", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "finish_time", b"finish_time", "oom_killed", b"oom_killed", "reason", b"reason", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -305,6 +309,9 @@ class Component(_message.Message):
     EXIT_STATUS_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    LAST_EXIT_FIELD_NUMBER: _builtins.int
     component_id: _builtins.str
     """the backend's id"""
     display_name: _builtins.str
@@ -319,13 +326,21 @@ class Component(_message.Message):
     replica: _builtins.int
     """index, from 0"""
     role: Global___Component.Role.ValueType
+    ready: _builtins.bool
+    """it runs, has started and passes its readiness probe; without a probe: it runs"""
+    started: _builtins.bool
+    """it runs and has passed its startup probe, if it has one"""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """of the present or last run"""
 
     @_builtins.property
     def exit_status(self) -> Global___ExitStatus:
-        """of the last run that ended"""
+        """of the present run, once it has ended"""
+
+    @_builtins.property
+    def last_exit(self) -> Global___ExitStatus:
+        """of the run before the present one; unset: it was never restarted"""
 
     def __init__(
         self,
@@ -341,10 +356,13 @@ class Component(_message.Message):
         exit_status: Global___ExitStatus | None = ...,
         replica: _builtins.int = ...,
         role: Global___Component.Role.ValueType = ...,
+        ready: _builtins.bool = ...,
+        started: _builtins.bool = ...,
+        last_exit: Global___ExitStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exit_status", b"exit_status", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit_status", b"exit_status", "last_exit", b"last_exit", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_id", b"component_id", "display_name", b"display_name", "exit_status", b"exit_status", "image", b"image", "message", b"message", "reason", b"reason", "replica", b"replica", "restart_count", b"restart_count", "role", b"role", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_id", b"component_id", "display_name", b"display_name", "exit_status", b"exit_status", "image", b"image", "last_exit", b"last_exit", "message", b"message", "ready", b"ready", "reason", b"reason", "replica", b"replica", "restart_count", b"restart_count", "role", b"role", "start_time", b"start_time", "started", b"started", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
