@@ -90,6 +90,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             outbox=outbox,
             operations=operations,
             ledger=ledger,
+            store=store,
             history=history,
             node_id=node_id,
             clock=time.time,
@@ -110,6 +111,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             book=book,
             engines=engines,
             views=views,
+            store=store,
             history=history,
             node_id=node_id,
         )

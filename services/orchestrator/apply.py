@@ -8,7 +8,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from services import identity
-from services.errors import Aborted, FieldViolation, InvalidArgument, Unavailable
+from services.errors import Aborted, FieldViolation, InvalidArgument, NotFound, Unavailable
 from services.orchestrator import flow, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
@@ -29,6 +29,9 @@ _SUPERSEDE_SECONDS = 10.0
 """An operation that has waited this long for its workload to settle gives way to a different apply."""
 
 
+_WELL = (State.ACTIVE, State.SUCCEEDED, State.ROLLED_BACK)
+
+
 class Applier:
     """Accepts applies and deletions, one at a time for each deployment."""
 
@@ -40,6 +43,7 @@ class Applier:
         outbox: Outbox,
         operations: Operations,
         ledger: Ledger,
+        store: db.Store,
         history: History,
         node_id: str,
         clock: Callable[[], float],
@@ -50,6 +54,7 @@ class Applier:
         self._outbox = outbox
         self._operations = operations
         self._ledger = ledger
+        self._store = store
         self._history = history
         self._node_id = node_id
         self._clock = clock
@@ -77,6 +82,34 @@ class Applier:
                 if same is not None:
                     return same
             return await self._accept(request, deployment_id, wish, existing)
+
+    async def roll_back(self, deployment_id: str, revision: int, *, request_id: str = "") -> Accepted:
+        """Accept an earlier revision's wish as a new one; 0: the last one before this that was well.
+
+        Raises NotFound (no such deployment or revision) and what `apply` raises.
+        """
+        async with self._lock(deployment_id):
+            existing = self._book.get(deployment_id)
+            wish = await asyncio.to_thread(self._earlier, existing, revision)
+            request = ApplyRequest(manifest=wish.manifest, deployment_id=deployment_id, request_id=request_id)
+            self._check_request_id(request, deployment_id, wish)
+            same = self._unchanged(existing, wish)
+            return same if same is not None else await self._accept(request, deployment_id, wish, existing)
+
+    def _earlier(self, existing: Deployment, revision: int) -> Wish:
+        kept = self._store.revisions(existing.deployment_id)
+        for item in kept:
+            if item.revision == revision or (
+                not revision and item.revision < existing.revision and item.outcome in _WELL
+            ):
+                return item.wish
+        wanted = str(revision) if revision else "that was well before this one"
+        raise NotFound(
+            f"deployment {existing.deployment_id!r} has no revision {wanted}; kept: "
+            + ", ".join(str(item.revision) for item in kept),
+            reason="REVISION_NOT_FOUND",
+            metadata={"deployment_id": existing.deployment_id},
+        )
 
     async def plan(self, request: ApplyRequest) -> Plan:
         """What an apply of this would do; shares its checks and its choice, and touches nothing."""
@@ -184,7 +217,9 @@ class Applier:
                 f"generation {record.generation}: {record.action.name} on {record.engine_id}",
                 {"engine": record.engine_id, "action": record.action.name},
             )
-            return await self._book.save(record, event=event, request=used if request.request_id else None)
+            return await self._book.save(
+                record, *db.put_revision(record), event=event, request=used if request.request_id else None
+            )
         finally:
             self._operations.start(deployment_id)  # the new operation or, had it not been saved, the old one
 
@@ -205,6 +240,7 @@ class Applier:
             revision=(last.revision + int(changed)) if last else 1,
             action=Action.REPLACE if existing is not None and existing.touched and changed else Action.CREATE,
             touched=existing.touched if existing is not None else (),
+            rollback_to=_good(existing) if request.rollback_on_failure else None,
             request_id=request.request_id,
             owner=request.owner or (existing.owner if existing is not None else ""),
             create_time=existing.create_time if existing is not None else now,
@@ -250,6 +286,11 @@ class Applier:
     def _lock(self, deployment_id: str) -> asyncio.Lock:
         """One accept at a time; a lock lives as long as somebody holds or awaits it."""
         return self._locks.setdefault(deployment_id, asyncio.Lock())
+
+
+def _good(existing: Deployment | None) -> Wish | None:
+    """What ran well until now."""
+    return existing.wish if existing is not None and existing.state in _WELL else None
 
 
 def _etag(existing: Deployment | None) -> str:

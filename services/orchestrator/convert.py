@@ -26,6 +26,7 @@ from services.orchestrator.model import (
     Observed,
     Plan,
     Policy,
+    Revision,
     State,
     Step,
 )
@@ -184,8 +185,6 @@ def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -
 def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
     """What a client asks for; raises InvalidArgument naming the field."""
     _check_manifest(message)
-    if message.rollback_on_failure:
-        raise bad("rollback_on_failure", "is not there yet")
     if len(message.request_id) > 64:
         raise bad("request_id", "at most 64 characters")
     return ApplyRequest(
@@ -198,6 +197,7 @@ def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyReque
         validate_only=message.validate_only,
         etag=message.etag,
         request_id=message.request_id,
+        rollback_on_failure=message.rollback_on_failure,
         owner=owner,
     )
 
@@ -211,6 +211,20 @@ def event(item: DeploymentEvent) -> pb.DeploymentEvent:
         message=item.message,
         event_time=timestamp(item.time),
         attributes=item.attributes,
+    )
+
+
+def revision(item: Revision) -> pb.DeploymentRevision:
+    """One content that a deployment had."""
+    return pb.DeploymentRevision(
+        revision=item.revision,
+        manifest=types_pb2.Manifest(
+            content=item.wish.manifest, format=types_pb2.ManifestFormat.ValueType(item.wish.format)
+        ),
+        config=config_pb(item.wish.config),
+        outcome=pb.DeploymentState.ValueType(int(item.outcome)),
+        engine=item.engine_id,
+        create_time=timestamp(item.time),
     )
 
 

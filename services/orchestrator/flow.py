@@ -41,6 +41,8 @@ class Outcome(StrEnum):
     VANISHED = "VANISHED"
     """The engine has said that the workload is not there."""
     REMOVED = "REMOVED"
+    ROLL_BACK = "ROLL_BACK"
+    """The wish failed, and the last good one is to run instead."""
     DELETE = "DELETE"
     """The client wants it gone."""
 
@@ -74,6 +76,10 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
     (Step.SETTLE, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED, event="SUCCEEDED"),
     (Step.SETTLE, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED, event="WORKLOAD_FAILED"),
     (Step.SETTLE, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING, event="VANISHED"),
+    **{
+        (step, Outcome.ROLL_BACK): Row(step=Step.SELECT, state=State.ROLLING_BACK, event="ROLLING_BACK")
+        for step in (Step.SELECT, Step.DEPLOY, Step.SETTLE)
+    },
     (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED, event="REMOVED"),
     (Step.REMOVE, Outcome.UNREACHABLE): Row(
         step=Step.REMOVE, state=State.DELETING, event="REMOVAL_DELAYED", later=True
@@ -93,21 +99,45 @@ def advance(deployment: Deployment, outcome: Outcome, *, now: float, failure: Fa
     """The record after this outcome; `failure` is why, where there is a why. KeyError: the table has no such row."""
     row = TABLE[deployment.step, outcome]
     settled = row.step is Step.REST
+    state = _ROLLED_BACK.get(row.state, row.state) if deployment.rolled_back else row.state
     return replace(
         deployment,
         step=row.step,
-        state=row.state,
+        state=state,
         retries=deployment.retries + 1 if row.later else 0,
-        failure=failure if failure is not None or _is_clean(row) else deployment.failure,
+        failure=failure if failure is not None or _is_clean(state) else deployment.failure,
         tried=() if settled else deployment.tried,
         observed_generation=deployment.generation if settled else deployment.observed_generation,
         update_time=now,
     )
 
 
-def _is_clean(row: Row) -> bool:
+_ROLLED_BACK: Mapping[State, State] = {State.DEPLOYING: State.ROLLING_BACK, State.ACTIVE: State.ROLLED_BACK}
+"""How the states read once the wish is the one that was rolled back to."""
+
+FAILED_OUTCOMES = frozenset({Outcome.NO_ENGINE, Outcome.REFUSED, Outcome.BROKEN})
+"""What a wish to roll back is for."""
+
+
+def roll_back(deployment: Deployment) -> Deployment:
+    """The record with the last good wish in place of the failed one."""
+    if deployment.rollback_to is None:
+        raise ValueError(f"{deployment.deployment_id} has nothing to roll back to")
+    return replace(
+        deployment,
+        wish=deployment.rollback_to,
+        rollback_to=None,
+        rolled_back=True,
+        revision=deployment.revision + 1,
+        engine_id="",
+        tried=(),
+        deployed="",
+    )
+
+
+def _is_clean(state: State) -> bool:
     """Whether an earlier failure is history now; while an operation goes on after one, its reason stays readable."""
-    return row.state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING)
+    return state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING)
 
 
 _UNCERTAIN = {

@@ -212,6 +212,10 @@ class Deployment:
     attempts: tuple[Attempt, ...] = ()
     failure: Failure | None = None
     message: str = ""
+    rollback_to: Wish | None = None
+    """What to run instead should this wish fail: the last one that was well, where the client asked for that."""
+    rolled_back: bool = False
+    """`wish` is the one that was rolled back to; the failed one is the revision before, its failure in `failure`."""
     remove_volumes: bool = False
     force: bool = False
     retries: int = 0
@@ -231,6 +235,19 @@ class Deployment:
     def in_flight(self) -> bool:
         """Whether an operation is under way (perhaps waiting for a backend to return)."""
         return self.step not in (Step.REST, Step.GONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One content that a deployment had."""
+
+    revision: int
+    wish: Wish
+    outcome: State
+    """How it ended: ACTIVE, SUCCEEDED, FAILED…; a state in between when it was superseded."""
+    engine_id: str
+    time: float
+    """Seconds since 1970, when it was accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,6 +122,7 @@ class Operations:
                     log.error("step_broke", exc_info=error, deployment_id=deployment_id, step=record.step.value)
                     await asyncio.sleep(_DEFECT_RETRY_SECONDS)
                     continue
+                result = self._rolled_back(result)
                 event = self._event(result, record)
                 record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
                 await self._keep_with_announcement(record, event)
@@ -147,6 +148,12 @@ class Operations:
             async with asyncio.timeout(flow.backoff(record.retries)):
                 await nudge.wait()
 
+    def _rolled_back(self, result: Result) -> Result:
+        """A failed wish gives way to the last good one, where the client asked for that."""
+        if result.outcome not in flow.FAILED_OUTCOMES or result.record.rollback_to is None:
+            return result
+        return replace(result, record=flow.roll_back(result.record), outcome=Outcome.ROLL_BACK)
+
     def _event(self, result: Result, before: Deployment) -> DeploymentEvent | None:
         """What to tell of an outcome; a step that is tried again and again is told of once."""
         row = flow.TABLE[before.step, result.outcome]
@@ -158,13 +165,16 @@ class Operations:
 
     async def _keep_with_announcement(self, record: Deployment, event: DeploymentEvent | None) -> None:
         """A record at rest carries its announcement with it, in one transaction."""
-        wanted = record.state is State.ACTIVE
-        if record.step is not Step.REST or wanted == self._outbox.wants(record.deployment_id):
+        if record.step is not Step.REST:
             await self._keep(record, event=event)
-            if record.step is Step.REST:
-                self._outbox.refresh(record.deployment_id)
             return
-        await self._keep(record, self._outbox.want(record.deployment_id, wanted), event=event)
+        wanted = record.state in (State.ACTIVE, State.ROLLED_BACK)
+        statements = [db.end_revision(record)]
+        if wanted == self._outbox.wants(record.deployment_id):
+            await self._keep(record, *statements, event=event)
+            self._outbox.refresh(record.deployment_id)
+            return
+        await self._keep(record, *statements, self._outbox.want(record.deployment_id, wanted), event=event)
         self._outbox.wanted_now(record.deployment_id, wanted)
 
     async def _keep(self, record: Deployment, *more: db.Statement, event: DeploymentEvent | None = None) -> Deployment:

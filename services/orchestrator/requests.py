@@ -25,6 +25,7 @@ class ApplyRequest:
     validate_only: bool = False
     etag: str = ""
     request_id: str = ""
+    rollback_on_failure: bool = False
     owner: str = ""
 
 

@@ -23,6 +23,7 @@ from services.orchestrator.history import History
 from services.orchestrator.model import Action, Deployment, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.requests import Accepted, ApplyRequest, read
+from services.orchestrator.store import Store
 from services.orchestrator.views import View, Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
@@ -32,6 +33,10 @@ from services.rpc.unfinished import unfinished
 SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
 
 _WAIT_MAX = 3600.0
+_HEARD_SECONDS = 10.0
+"""How long an apply that finds nothing to do waits for an engine that is out of reach."""
+
+_REVISIONS_MAX = 10**11
 _DEADLINE_MARGIN = 0.05
 """Seconds kept back so that the answer is out before the caller's deadline."""
 
@@ -48,6 +53,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         book: Book,
         engines: GrpcEngines,
         views: Views,
+        store: Store,
         history: History,
         node_id: str,
     ) -> None:
@@ -56,6 +62,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self._book = book
         self._engines = engines
         self._views = views
+        self._store = store
         self._history = history
         self._node_id = node_id
 
@@ -70,6 +77,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         if not request.validate_only and wait > 0:
             record = await self._operations.settled(record.deployment_id, record.generation, wait)
             _raise_failure(record)
+            if self._views.of(record).state is State.UNKNOWN:
+                await self._views.heard(record.deployment_id, min(wait, _HEARD_SECONDS))
         return pb.ApplyManifestResponse(
             deployment=self._deployment(record),
             action=types_pb2.ChangeAction.ValueType(int(_done(accepted, record))),
@@ -171,6 +180,38 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         async with contextlib.aclosing(self._history.watch(name, token=request.resume_token)) as events:
             async for item in events:
                 yield pb.WatchDeploymentEventsResponse(event=convert.event(item), resume_token=str(item.sequence))
+
+    async def RollbackDeployment(
+        self, request: pb.RollbackDeploymentRequest, context: Any
+    ) -> pb.RollbackDeploymentResponse:
+        """Accept an earlier revision, then wait until it runs."""
+        if request.revision < 0:
+            raise convert.bad("revision", "must not be negative")
+        wait = _bounded(None, "wait", context)
+        deadline.detach()
+        accepted = await asyncio.shield(
+            self._applier.roll_back(_id(request.name), request.revision, request_id=request.request_id)
+        )
+        record = accepted.deployment
+        record = await self._operations.settled(record.deployment_id, record.generation, wait)
+        _raise_failure(record)
+        return pb.RollbackDeploymentResponse(deployment=self._deployment(record))
+
+    async def ListDeploymentRevisions(
+        self, request: pb.ListDeploymentRevisionsRequest, context: Any
+    ) -> pb.ListDeploymentRevisionsResponse:
+        """The kept revisions, newest first."""
+        name = self._record(request.name).deployment_id
+        kept = await asyncio.to_thread(self._store.revisions, name)
+        page, token = paginate(
+            kept,
+            key=lambda item: f"{_REVISIONS_MAX - item.revision:012d}",
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListDeploymentRevisionsResponse(
+            revisions=[convert.revision(item) for item in page], next_page_token=token
+        )
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> pb.DeleteDeploymentResponse:
         """Accept, then wait as asked; the deletion itself outlives its caller."""
@@ -277,7 +318,7 @@ def _done(accepted: Accepted, record: Deployment) -> Action:
 
 def _raise_failure(record: Deployment) -> None:
     """A failed (or waiting) operation is an RPC error that names the deployment."""
-    if record.failure is not None and record.state in (State.FAILED, State.DEGRADED):
+    if record.failure is not None and record.state in (State.FAILED, State.DEGRADED, State.ROLLED_BACK):
         raise _carrying(record.failure.error(), record)
 
 

@@ -111,7 +111,8 @@ class Steps:
                 raise FailedPrecondition("nothing is to be done at rest", reason="NOT_IN_FLIGHT")
 
     async def _select(self, record: Deployment) -> Result:
-        decision = await choose(self._engines, record.wish, excluded=record.tried)
+        current = record.touched[0] if record.touched else ""
+        decision = await choose(self._engines, record.wish, current=current, excluded=record.tried)
         return self.chosen(record, _with_failed(decision, record))
 
     def chosen(self, record: Deployment, decision: Decision) -> Result:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import msgspec
 
 from services.errors import BeemeshError, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
-from services.orchestrator.model import Deployment, Step
+from services.orchestrator.model import Deployment, Revision, State, Step, Wish
 
 SCHEMA_VERSION = 1
 _GROUP_MAX = 256
@@ -28,7 +28,8 @@ _MIGRATIONS: Sequence[str] = (
     # 0 → 1
     """
     CREATE TABLE deployments (deployment_id TEXT PRIMARY KEY, gone INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-    CREATE TABLE revisions (deployment_id TEXT NOT NULL, revision INTEGER NOT NULL, body BLOB NOT NULL,
+    CREATE TABLE revisions (deployment_id TEXT NOT NULL, revision INTEGER NOT NULL, outcome INTEGER NOT NULL,
+                            engine TEXT NOT NULL, time REAL NOT NULL, wish BLOB NOT NULL,
                             PRIMARY KEY (deployment_id, revision)) STRICT, WITHOUT ROWID;
     CREATE TABLE announcements (deployment_id TEXT PRIMARY KEY, wanted INTEGER NOT NULL, done INTEGER NOT NULL) STRICT;
     CREATE TABLE requests (request_id TEXT PRIMARY KEY, deployment_id TEXT NOT NULL, digest TEXT NOT NULL,
@@ -84,6 +85,26 @@ def put_announcement(item: Announcement) -> Statement:
 def drop_announcement(deployment_id: str) -> Statement:
     """A withdrawal that is done needs no row; a newer wish to announce is left alone."""
     return ("DELETE FROM announcements WHERE deployment_id = ? AND wanted = 0", (deployment_id,))
+
+
+def put_revision(record: Deployment, *, keep: int = 10) -> list[Statement]:
+    """Remember what was accepted; the oldest revisions beyond `keep` are forgotten."""
+    values = (record.deployment_id, record.revision, int(record.state), record.engine_id, record.update_time)
+    return [
+        ("INSERT OR REPLACE INTO revisions VALUES (?, ?, ?, ?, ?, ?)", (*values, msgspec.json.encode(record.wish))),
+        (
+            "DELETE FROM revisions WHERE deployment_id = ? AND revision <= ?",
+            (record.deployment_id, record.revision - keep),
+        ),
+    ]
+
+
+def end_revision(record: Deployment) -> Statement:
+    """Remember what became of it."""
+    return (
+        "UPDATE revisions SET outcome = ?, engine = ? WHERE deployment_id = ? AND revision = ?",
+        (int(record.state), record.engine_id, record.deployment_id, record.revision),
+    )
 
 
 def put_event(sequence: int, deployment_id: str, body: bytes, *, keep: int) -> list[Statement]:
@@ -164,6 +185,22 @@ class Store:
         """The request ids that are remembered."""
         rows = self._read("SELECT request_id, deployment_id, digest, time FROM requests")
         return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
+
+    def revisions(self, deployment_id: str) -> list[Revision]:
+        """The kept revisions of one deployment, newest first."""
+        query = (
+            "SELECT revision, outcome, engine, time, wish FROM revisions WHERE deployment_id = ? ORDER BY revision DESC"
+        )
+        return [
+            Revision(
+                revision=revision,
+                wish=msgspec.json.decode(wish, type=Wish),
+                outcome=State(outcome),
+                engine_id=engine,
+                time=time,
+            )
+            for revision, outcome, engine, time, wish in self._read(query, (deployment_id,))
+        ]
 
     def last_event(self) -> int:
         """The highest number that an event has had among those kept; 0 when there is none."""

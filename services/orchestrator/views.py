@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from services.orchestrator.book import Book
@@ -42,6 +44,15 @@ class Views:
         state, message = _effective(record, seen)
         announced = self._outbox.announced(record.deployment_id)
         return View(record=record, state=state, message=message, announced=announced, seen=seen)
+
+    async def heard(self, deployment_id: str, timeout: float) -> None:
+        """Wait until its engine can be heard, e.g. after a start; not longer than `timeout` seconds."""
+        feed = self.feed.watch(match=lambda view: view.record.deployment_id == deployment_id)
+        with contextlib.suppress(TimeoutError):
+            async with contextlib.aclosing(feed), asyncio.timeout(timeout):
+                async for event in feed:
+                    if event.item is not None and self.of(event.item.record).state is not State.UNKNOWN:
+                        return
 
     def touch(self, deployment_id: str) -> None:
         """This deployment's record or announcement may have changed."""

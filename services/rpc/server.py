@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2  # noqa: F401 - so that reflection can describe our error details
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from services.errors import FailedPrecondition, Unavailable
 from services.rpc.interceptors import ServingInterceptor
+from services.rpc.reflect import add_reflection
 
 MAX_MESSAGE_BYTES = 16 << 20
 SOCKET_PATH_MAX = 100
@@ -34,7 +34,6 @@ _OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _MAX_RPCS = 8192
 
 
@@ -86,7 +85,7 @@ class Server:
         await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def __aenter__(self) -> Server:
-        self._enable_reflection()
+        add_reflection(self._grpc, self._names)
         try:
             for address in self._addresses:
                 self._bind(address)
@@ -102,18 +101,6 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await self._grpc.stop(self._drain_seconds)
         self._unlock()
-
-    def _enable_reflection(self) -> None:
-        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1]
-        reflection.enable_server_reflection(names, self._grpc)
-        servicer = reflection.aio.ReflectionServicer(service_names=names)
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
-        generic = grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler})
-        self._grpc.add_generic_rpc_handlers((generic,))
 
     def _bind(self, address: str) -> None:
         if address.startswith("unix:"):

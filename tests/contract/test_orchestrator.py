@@ -168,6 +168,26 @@ async def test_a_watch_shows_the_snapshot_and_every_change(node: LocalNode) -> N
     assert (await refusal(stale.read())).code.name == "OUT_OF_RANGE"
 
 
+async def test_a_rollback_runs_the_revision_before(node: LocalNode) -> None:
+    """The revisions tell what each was and became; a rollback makes a new one of the old content."""
+    await apply(node)
+    await apply(node, POD.replace("busybox:1", "busybox:2"))
+    answer = await node.orchestrator.RollbackDeployment(pb.RollbackDeploymentRequest(name=ID), timeout=10)
+    assert (answer.deployment.state, answer.deployment.revision) == (pb.DEPLOYMENT_STATE_ACTIVE, 3)
+    kept = await node.orchestrator.ListDeploymentRevisions(
+        pb.ListDeploymentRevisionsRequest(name=ID, page_size=2), timeout=5
+    )
+    assert [(item.revision, item.outcome) for item in kept.revisions] == [
+        (3, pb.DEPLOYMENT_STATE_ACTIVE),
+        (2, pb.DEPLOYMENT_STATE_ACTIVE),
+    ]
+    assert kept.revisions[0].manifest.content == POD
+    older = pb.ListDeploymentRevisionsRequest(name=ID, page_size=2, page_token=kept.next_page_token)
+    assert [r.revision for r in (await node.orchestrator.ListDeploymentRevisions(older, timeout=5)).revisions] == [1]
+    absent = node.orchestrator.RollbackDeployment(pb.RollbackDeploymentRequest(name=ID, revision=9), timeout=5)
+    assert (await refusal(absent)).reason == "REVISION_NOT_FOUND"
+
+
 async def test_events_are_listed_and_followed_over_a_restart(node: LocalNode) -> None:
     """The history survives the orchestrator, and a watch goes on after the last event seen, each once."""
     await apply(node)
@@ -201,6 +221,20 @@ async def test_an_engine_out_of_reach_makes_its_deployments_unknown_never_gone(n
             await asyncio.sleep(0.02)
     after = await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
     assert after.deployment.instances[0].workload.components == before.components
+
+
+async def test_an_apply_right_after_a_restart_waits_until_the_engine_is_heard(node: LocalNode) -> None:
+    """NONE is answered with what runs, not with UNKNOWN because the engine has not spoken yet."""
+    await apply(node)
+    await node.cut("mock")
+    async with asyncio.timeout(5):
+        while await state(node) != pb.DEPLOYMENT_STATE_UNKNOWN:
+            await asyncio.sleep(0.02)
+    waiting = asyncio.ensure_future(apply(node))
+    await asyncio.sleep(0.1)
+    node.start("mock")
+    answer = await waiting
+    assert (answer.action, answer.deployment.state) == (types_pb2.CHANGE_ACTION_NONE, pb.DEPLOYMENT_STATE_ACTIVE)
 
 
 async def state(node: LocalNode) -> int:

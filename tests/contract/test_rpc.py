@@ -255,6 +255,10 @@ async def test_reflection_lists_and_describes_in_both_versions(tmp_path: Path) -
                 files = (await call.read()).file_descriptor_response.file_descriptor_proto
                 packages = {FileDescriptorProto.FromString(file).package for file in files}
                 assert symbol.rpartition(".")[0] in packages
+            await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{ENGINE}.GetWorkload"))
+            assert (await call.read()).HasField("file_descriptor_response"), "a method can be described by its name"
+            await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{ENGINE}.Nothing"))
+            assert (await call.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
             await call.done_writing()
             assert await call.code() is grpc.StatusCode.OK
 

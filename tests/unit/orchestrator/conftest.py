@@ -83,6 +83,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             outbox=outbox,
             operations=operations,
             ledger=ledger,
+            store=store,
             history=history,
             node_id=NODE,
             clock=lambda: next(ticks) / 1000,

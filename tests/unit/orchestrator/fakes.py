@@ -54,6 +54,8 @@ class FakeEngine:
     work_then_fail: bool = False
     """A failing deploy does the work all the same."""
     settles_in: int = RUNNING
+    settles_once: int = 0
+    """The state that the next deploy ends in; 0: `settles_in`."""
     calls: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
     """Set: a deploy waits for it."""
@@ -109,7 +111,8 @@ class FakeEngines:
             await engine.gate.wait()
         failure = engine.fail_deploy.pop(0) if engine.fail_deploy else None
         if failure is None or engine.work_then_fail:
-            engine.workloads[deployment.workload_id] = (deployment.wish.canonical_digest, engine.settles_in)
+            state, engine.settles_once = engine.settles_once or engine.settles_in, 0
+            engine.workloads[deployment.workload_id] = (deployment.wish.canonical_digest, state)
         if failure is not None:
             raise failure
         seen = self._seen(engine, deployment.workload_id)

@@ -312,6 +312,54 @@ async def test_a_dry_run_touches_nothing(start: Start) -> None:
         assert core.engines["podman"].calls == ["validate"]
 
 
+async def test_an_earlier_revision_can_be_applied_again(start: Start) -> None:
+    """A rollback is a new revision with the old content; only so many are kept, with what became of each."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        await applied(core, OTHER)
+        accepted = await core.applier.roll_back(ID, 0)
+        record = await core.operations.settled(ID, accepted.deployment.generation, 5)
+        assert (record.state, record.revision, record.wish.manifest) == (State.ACTIVE, 3, POD)
+        kept = core.store.revisions(ID)
+        assert [(item.revision, item.outcome) for item in kept] == [
+            (3, State.ACTIVE),
+            (2, State.ACTIVE),
+            (1, State.ACTIVE),
+        ]
+        with pytest.raises(NotFound, match="no revision 9"):
+            await core.applier.roll_back(ID, 9)
+        for number in range(12):
+            await applied(core, POD.replace("busybox:1", f"busybox:{number + 10}"))
+        assert len(core.store.revisions(ID)) == 10
+
+
+@pytest.mark.parametrize("broken", [True, False])
+async def test_a_failed_update_rolls_back_when_asked_to(start: Start, broken: bool) -> None:
+    """Refused or broken, the last good wish runs again; the state and the failure say what happened."""
+    async with start(FakeEngines(view("podman"))) as core:
+        podman = core.engines["podman"]
+        await applied(core)
+        if broken:
+            podman.settles_once = FAILED
+        else:
+            podman.fail_deploy = [FailedPrecondition("no", reason="IMAGE_NOT_FOUND")]
+        assert await applied(core, OTHER, rollback_on_failure=True) == (Action.REPLACE, State.ROLLED_BACK)
+        record = core.book.get(ID)
+        assert (record.wish.manifest, record.revision) == (POD, 3)
+        assert record.failure is not None
+        assert record.failure.reason == ("WORKLOAD_FAILED" if broken else "IMAGE_NOT_FOUND")
+        assert core.engines["podman"].workloads[record.workload_id] == (record.wish.canonical_digest, RUNNING)
+        await core.until(lambda: core.outbox.announced(ID))
+        assert await applied(core, OTHER) == (Action.REPLACE, State.ACTIVE)
+
+
+async def test_a_first_apply_has_nothing_to_roll_back_to(start: Start) -> None:
+    """It fails as it would without."""
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].fail_deploy = [FailedPrecondition("no", reason="IMAGE_NOT_FOUND")]
+        assert (await applied(core, rollback_on_failure=True))[1] is State.FAILED
+
+
 async def test_a_plan_tells_and_touches_nothing(start: Start) -> None:
     """CREATE, NONE, REPLACE and a move are foreseen; no engine is asked to change anything, and nothing is recorded."""
     async with start(FakeEngines(view("podman"), view("docker"))) as core:
