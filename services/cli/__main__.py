@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _WAIT_MAX = 86_400.0
+_STATES = ("ACTIVE", "SUCCEEDED", "FAILED", "DEGRADED", "ROLLED_BACK", "STOPPED", "UNKNOWN")
 
 
 class Span(click.ParamType[float]):
@@ -214,6 +215,83 @@ def select(options: dict[str, Any], path: str, engine: str, fallback: str | None
         options,
         lambda session: deploy.select(session, found[0], engine=engine, fallback=fallback or "", output=output),
     )
+
+
+@cli.command()
+@click.option("-f", "--filename", "path", required=True, metavar="FILE|-", help="A manifest, or stdin.")
+@click.option("--id", "deployment_id", default="", help="The deployment's id, as for apply.")
+@_engine
+@_fallback
+@_output()
+@click.pass_obj
+def plan(
+    options: dict[str, Any], path: str, deployment_id: str, engine: str, fallback: str | None, output: str
+) -> None:
+    """Say what an apply would change; touch nothing."""
+    from services.cli import history, sources
+
+    found = sources.read([path])
+    if len(found) != 1:
+        raise click.UsageError(f"one manifest is wanted, {path} has {len(found)}")
+    _run(
+        options,
+        lambda session: history.plan(
+            session, found[0], deployment_id=deployment_id, engine=engine, fallback=fallback or "", output=output
+        ),
+    )
+
+
+@cli.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on as things happen; Ctrl-C ends it.")
+@_output()
+@click.pass_obj
+def events(options: dict[str, Any], name: str, follow: bool, output: str) -> None:
+    """Say what happened to a deployment."""
+    from services.cli import history
+
+    _run(options, lambda session: history.events(session, name, follow=follow, output=output))
+
+
+@cli.command()
+@click.argument("name")
+@_output()
+@click.pass_obj
+def revisions(options: dict[str, Any], name: str, output: str) -> None:
+    """List the contents that a deployment had."""
+    from services.cli import history
+
+    _run(options, lambda session: history.revisions(session, name, output=output))
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--to", "revision", type=click.IntRange(min=0), default=0, help="This revision; default: the last good.")
+@click.option("--wait", type=Span(), default="60s", show_default=True, help="Until it runs.")
+@click.pass_obj
+def rollback(options: dict[str, Any], name: str, revision: int, wait: float) -> None:
+    """Run an earlier revision again."""
+    from services.cli import history
+
+    _run(options, lambda session: history.rollback(session, name, revision=revision, wait=wait))
+
+
+@cli.command("wait")
+@click.argument("name")
+@click.option(
+    "--for",
+    "states",
+    multiple=True,
+    type=click.Choice(_STATES, case_sensitive=False),
+    help="Default: ACTIVE or SUCCEEDED; may be repeated.",
+)
+@click.option("--timeout", type=Span(), default="60s", show_default=True, help="How long at most.")
+@click.pass_obj
+def wait_for(options: dict[str, Any], name: str, states: tuple[str, ...], timeout: float) -> None:
+    """Wait until a deployment runs, or is in another state."""
+    from services.cli import history
+
+    _run(options, lambda session: history.wait(session, name, states=states, timeout=timeout))
 
 
 @cli.command()

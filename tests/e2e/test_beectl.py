@@ -66,6 +66,25 @@ def test_a_deployment_lives_through_all_commands(node: LocalNode) -> None:
     assert beectl(node, "get").stdout == "no deployments\n"
 
 
+def test_what_would_be_and_what_was_can_be_asked(applied: LocalNode, tmp_path: Path) -> None:
+    """Plan, events, revisions, roll back and wait, on one deployment."""
+    text = (REPOSITORY / "examples/mock.yaml").read_text()
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(text.replace("nginx:1", "nginx:2"))
+    assert beectl(applied, "plan", "-f", "examples/mock.yaml").stdout == "NONE on mock\n"
+    assert beectl(applied, "wait", ID, "--timeout", "10s").stdout == f"deployment/{ID} ACTIVE\n"
+    assert beectl(applied, "apply", "-f", str(changed)).returncode == 0
+    listed = beectl(applied, "revisions", ID).stdout.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [["2", "ACTIVE"], ["1", "ACTIVE"]]
+    assert beectl(applied, "rollback", ID).stdout == f"deployment/{ID} rolled back: ACTIVE, revision 3\n"
+    told = [line.split()[1] for line in beectl(applied, "events", ID).stdout.splitlines()[1:]]
+    assert told[:3] == ["APPLY_ACCEPTED", "DEPLOYED", "ACTIVE"]
+    late = beectl(applied, "wait", ID, "--for", "stopped", "--timeout", "200ms")
+    assert (late.returncode, "WAIT_TIMEOUT" in late.stderr) == (1, True)
+    unknown = beectl(applied, "wait", ID, "--for", "perfect")
+    assert (unknown.returncode, "perfect" in unknown.stderr) == (2, True)
+
+
 def test_engines_and_version_are_told(node: LocalNode) -> None:
     """The node's engines and its id can be asked for, by the socket and by the public port."""
     assert "AVAILABLE" in beectl(node, "engines", "--probe").stdout
