@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from services.engines.engine import Engine, Observation, Spec
-from services.engines.records import Removal
+from services.engines.engine import Change, ComponentStats, Engine, Export, Observation, Spec
+from services.engines.records import Halt, Removal
 from services.errors import DeadlineExceeded, NotFound, Unavailable
 
 
@@ -69,6 +69,36 @@ class Backend:
                 remove_volumes=removal.remove_volumes,
             )
 
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """Change in place; raises like `create`."""
+        async with self._changing(f"workload {new.workload_id} was not updated"):
+            await self._engine.update(old, new, changes)
+
+    async def stop(self, workload_id: str, halt: Halt) -> None:
+        """Stop and keep; raises like `create`."""
+        async with self._changing(f"workload {workload_id} was not stopped", halt.grace_seconds):
+            await self._engine.stop(workload_id, grace_seconds=halt.grace_seconds, signal=halt.signal)
+
+    async def start(self, workload_id: str) -> None:
+        """Start what is stopped; raises like `create`."""
+        async with self._changing(f"workload {workload_id} was not started"):
+            await self._engine.start(workload_id)
+
+    async def restart(self, workload_id: str, grace_seconds: float | None) -> None:
+        """Stop and start; raises like `create`."""
+        async with self._changing(f"workload {workload_id} was not restarted", grace_seconds):
+            await self._engine.restart(workload_id, grace_seconds=grace_seconds)
+
+    async def stats(self, workload_id: str) -> Sequence[ComponentStats]:
+        """One sample of each component; raises like `observe`."""
+        async with self._reading(f"the use of workload {workload_id}", self._limits.refresh):
+            return await self._engine.stats(workload_id)
+
+    async def export(self, spec: Spec, observation: Observation | None) -> Export:
+        """It as a manifest; raises like `observe`."""
+        async with self._reading(f"workload {spec.workload_id}", self._limits.refresh):
+            return await self._engine.export(spec, observation)
+
     def check_reachable(self) -> None:
         """Raise Unavailable(BACKEND_UNREACHABLE) when it is known not to answer."""
         if why := self._unreachable():
@@ -84,13 +114,14 @@ class Backend:
             raise self._silent(f"it did not say what it has of {what} within {seconds:g}s") from None
 
     @asynccontextmanager
-    async def _changing(self, what: str) -> AsyncIterator[None]:
+    async def _changing(self, what: str, grace_seconds: float | None = None) -> AsyncIterator[None]:
         self.check_reachable()
+        seconds = self._limits.operation + (grace_seconds or 0.0)
         try:
-            async with asyncio.timeout(self._limits.operation):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise DeadlineExceeded(f"{what} within {self._limits.operation:g}s", reason="BACKEND_TIMEOUT") from None
+            raise DeadlineExceeded(f"{what} within {seconds:g}s", reason="BACKEND_TIMEOUT") from None
 
     def _silent(self, why: str) -> Unavailable:
         return Unavailable(

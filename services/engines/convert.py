@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 
 from beemesh.engine.v1 import engine_service_pb2 as pb
 from beemesh.engine.v1 import workload_pb2 as wpb
 from beemesh.type.v1 import types_pb2 as tpb
 
+from services.engines.conditions import Condition
 from services.engines.engine import (
     Component,
+    ComponentStats,
     Config,
     ExitStatus,
+    Export,
     Info,
     Issue,
     LogLine,
@@ -23,11 +27,12 @@ from services.engines.engine import (
     WorkloadState,
 )
 from services.engines.monitor import HealthStatus
+from services.engines.planner import Plan
 from services.engines.records import Record
 from services.engines.view import Workload
 from services.errors import FieldViolation, InvalidArgument
-from services.manifests import Format
-from services.rpc.convert import from_timestamp, timestamp
+from services.manifests import Format, digest
+from services.rpc.convert import from_duration, from_timestamp, timestamp
 from services.rpc.watch import Event
 
 REPLICAS_MAX = 1000
@@ -61,14 +66,14 @@ def require(value: str, path: str) -> str:
 # From the wire
 
 
-def format_from(value: tpb.ManifestFormat.ValueType) -> Format | None:
-    """The format named in a request; None: to be found out."""
+def format_from(value: tpb.ManifestFormat.ValueType, *, field: str = "manifest.format") -> Format | None:
+    """The format named in a request; None: none is."""
     if value == tpb.MANIFEST_FORMAT_UNSPECIFIED:
         return None
     for format_, number in _FORMATS.items():
         if number == value:
             return format_
-    raise bad_field("manifest.format", f"is no known format: {value}")
+    raise bad_field(field, f"is no known format: {value}")
 
 
 def lenient_from(mode: tpb.ValidationMode.ValueType, *, field: str) -> bool:
@@ -138,6 +143,21 @@ def states_from(states: Sequence[wpb.WorkloadState.ValueType]) -> frozenset[Work
         raise bad_field("states", f"has no known state: {error}") from None
 
 
+def grace_from(request: pb.StopWorkloadRequest | pb.RestartWorkloadRequest | pb.RemoveWorkloadRequest) -> float | None:
+    """The grace period in seconds; None: the manifest's. Raises InvalidArgument."""
+    if not request.HasField("grace_period"):
+        return None
+    return from_duration(request.grace_period, field="grace_period", high=86_400.0)
+
+
+def signal_from(name: str) -> str:
+    """A signal by its name, with SIG in front; empty: none is named. Raises InvalidArgument."""
+    full = name if not name or name.startswith("SIG") else f"SIG{name}"
+    if full and full not in signal.Signals.__members__:
+        raise bad_field("signal", f"is no known signal: {name[:20]!r}")
+    return full
+
+
 # To the wire
 
 
@@ -182,6 +202,46 @@ def issue_to(issue: Issue) -> tpb.ManifestIssue:
         message=issue.message,
         line=issue.line,
         column=issue.column,
+    )
+
+
+def plan_to(plan: Plan) -> pb.PlanWorkloadResponse:
+    """What a deploy would do."""
+    return pb.PlanWorkloadResponse(
+        action=tpb.ChangeAction.ValueType(plan.action),
+        changes=[
+            tpb.PlannedChange(
+                action=tpb.ChangeAction.ValueType(change.action),
+                target=change.target,
+                field_path=change.field_path,
+                old_value=change.old_value,
+                new_value=change.new_value,
+                forces=change.forces,
+            )
+            for change in plan.changes
+        ],
+        issues=[issue_to(issue) for issue in plan.issues],
+        etag=plan.etag,
+    )
+
+
+def export_to(record: Record, export: Export) -> pb.ExportManifestResponse:
+    """A manifest that was written from what runs."""
+    manifest = tpb.Manifest(
+        content=export.text, format=format_to(record.format), content_digest=digest(export.text.encode())
+    )
+    return pb.ExportManifestResponse(manifest=manifest, issues=[issue_to(issue) for issue in export.issues])
+
+
+def stats_to(sample: ComponentStats) -> pb.ComponentStats:
+    """One sample; what is not measured stays unset."""
+    return pb.ComponentStats(
+        component_id=sample.component_id,
+        sample_time=timestamp(sample.sample_time),
+        cpu_cores=sample.cpu_cores,
+        memory_bytes=sample.memory_bytes,
+        network_rx_bytes=sample.network_rx_bytes,
+        network_tx_bytes=sample.network_tx_bytes,
     )
 
 
@@ -240,10 +300,22 @@ def workload_to(workload: Workload, *, engine: str) -> wpb.Workload:
         update_time=timestamp(workload.update_time),
         observe_time=timestamp(workload.observe_time),
         etag=workload.etag,
+        conditions=[_condition_to(condition) for condition in workload.conditions],
     )
     if workload.details:
         message.engine_details.update(dict(workload.details))  # type: ignore[arg-type]  # JSON-shaped by contract
     return message
+
+
+def _condition_to(condition: Condition) -> tpb.Condition:
+    return tpb.Condition(
+        type=condition.type,
+        status=tpb.Condition.Status.ValueType(condition.status),
+        reason=condition.reason,
+        message=condition.message,
+        last_transition_time=timestamp(condition.last_transition_time),
+        observed_generation=condition.observed_generation,
+    )
 
 
 def _component_to(component: Component) -> wpb.Component:

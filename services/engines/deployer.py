@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from services.engines.admission import Admitted, DeployOrder, admit, check_workload_id
 from services.engines.backend import Backend, not_found
-from services.engines.decision import Decision, decide
 from services.engines.engine import ChangeAction, Engine, Issue, Observation, Spec
-from services.engines.operations import Operation, Operations, Verb
+from services.engines.operations import Operation, Operations, Verb, in_progress
+from services.engines.planner import Planned, Planner, check_etag
 from services.engines.records import Phase, Record, Records, Removal
-from services.engines.view import View, Workload, assemble, etag, removed
-from services.errors import Aborted, BeemeshError, DeadlineExceeded, Unavailable
+from services.engines.view import View, Workload, assemble, removed
+from services.errors import BeemeshError, DeadlineExceeded, Unavailable
+from services.identity import hash_label
 from services.telemetry import Log
 
 log = Log(__name__)
@@ -48,6 +49,7 @@ class Deployer:
         records: Records,
         operations: Operations,
         view: View,
+        planner: Planner,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -56,6 +58,7 @@ class Deployer:
         self._operations = operations
         self._view = view
         self._clock = clock
+        self._planner = planner
 
     async def deploy(self, order: DeployOrder) -> Deployed:
         """Make it run: create, replace where allowed, or nothing when it already is so.
@@ -118,57 +121,66 @@ class Deployer:
     # Deploy
 
     async def _foresee(self, admitted: Admitted) -> Deployed:
-        decision, observation = await self._decide(admitted)
-        known = self._records.peek(admitted.order.workload_id)
-        if decision.action is ChangeAction.NONE:
+        planned = await self._planner.decide(admitted)
+        known, action = planned.record, planned.decision.action
+        if action is ChangeAction.NONE:
             record = known or replace(self._record(admitted, None), phase=Phase.DEPLOYED)
-            workload = assemble(record, observation, busy=False, now=self._clock())
+            workload = assemble(record, planned.observation, busy=False, now=self._clock())
         else:
             workload = assemble(self._record(admitted, known), None, busy=True, now=self._clock())
-        return Deployed(workload=workload, action=decision.action, issues=admitted.issues)
-
-    async def _decide(self, admitted: Admitted) -> tuple[Decision, Observation | None]:
-        order = admitted.order
-        record = self._records.get(order.workload_id)
-        observation = await self._backend.observe_one(order.workload_id)
-        is_retry = bool(record and order.request_id and record.request_id == order.request_id)
-        if order.etag and not is_retry:
-            self._check_etag(order.workload_id, order.etag)
-        decision = decide(
-            workload_id=order.workload_id,
-            record=record,
-            observation=observation,
-            digest=admitted.digest,
-            scaled_to_zero=admitted.scaled_to_zero,
-            allow_replace=order.allow_replace,
-        )
-        return decision, observation
+        return Deployed(workload=workload, action=action, issues=admitted.issues)
 
     async def _deploy(self, admitted: Admitted) -> Deployed:
         workload_id = admitted.order.workload_id
-        decision, observation = await self._decide(admitted)
-        if decision.adopt:
+        planned = await self._planner.decide(admitted)
+        action = planned.decision.action
+        if planned.decision.adopt:
             await self._records.write(replace(self._record(admitted, None), phase=Phase.DEPLOYED))
-        if decision.action is ChangeAction.NONE:
-            workload = self._view.publish(workload_id, observation, busy=False)
+        if action is ChangeAction.NONE:
+            workload = self._view.publish(workload_id, planned.observation, busy=False)
         else:
-            record = self._record(admitted, self._records.peek(workload_id))
-            await self._carry_out(record, admitted, decision, observation)
-            workload = await self._look_again(workload_id, decision.action)
-        log.info("workload_deployed", workload_id=workload_id, action=decision.action.name)
-        return Deployed(workload=workload, action=decision.action, issues=admitted.issues)
+            record = self._record(admitted, planned.record)
+            wanted = Spec(ownership=record.ownership, manifest=admitted.manifest, config=record.config)
+            await (self._update if planned.decision.update else self._make)(record, wanted, planned)
+            workload = await self._look_again(workload_id, action.name)
+        log.info("workload_deployed", workload_id=workload_id, action=action.name)
+        return Deployed(workload=workload, action=action, issues=admitted.issues)
 
-    async def _carry_out(
-        self, record: Record, admitted: Admitted, decision: Decision, observation: Observation | None
-    ) -> None:
+    async def _update(self, record: Record, wanted: Spec, planned: Planned) -> None:
+        """Change in place; what was there before counts again where a failure has left nothing of the attempt."""
+        before, old = planned.record, planned.old
+        if before is None or old is None:
+            raise ValueError(f"{record.workload_id} cannot be updated: nothing is recorded of it")
+        hashes = (*before.earlier_hashes, hash_label(before.canonical_digest))
+        record = replace(record, phase=Phase.UPDATING, earlier_hashes=tuple(dict.fromkeys(hashes)))
         await self._records.write(record)
-        self._view.publish(record.workload_id, observation, busy=True)
-        if decision.destroy:
+        self._view.publish(record.workload_id, planned.observation, busy=True)
+        try:
+            await self._backend.update(old, wanted, planned.changes)
+            await self._records.write(replace(record, phase=Phase.DEPLOYED))
+        except Exception as error:  # whatever it was, what runs on must be told truthfully
+            await self._take_back(before, error)
+            raise
+
+    async def _take_back(self, before: Record, cause: Exception) -> None:
+        workload_id = before.workload_id
+        log.warning("update_failed", workload_id=workload_id, why=cause)
+        try:
+            if _took_back(cause) and before.phase is Phase.DEPLOYED:
+                await self._records.write(before)
+            elif isinstance(cause, BeemeshError):
+                cause.metadata |= {"leftovers": "true", "workload_id": workload_id}
+        except BeemeshError as error:  # the first error is the one to tell; the record says that it was cut
+            log.error("taking_back_failed", exc_info=error, workload_id=workload_id)
+        await self._look_again(workload_id, "UPDATE_FAILED")
+
+    async def _make(self, record: Record, wanted: Spec, planned: Planned) -> None:
+        await self._records.write(record)
+        self._view.publish(record.workload_id, planned.observation, busy=True)
+        if planned.decision.destroy:
             await self._clear_the_way(record)
         try:
-            await self._backend.create(
-                Spec(ownership=record.ownership, manifest=admitted.manifest, config=record.config)
-            )
+            await self._backend.create(wanted)
             await self._records.write(replace(record, phase=Phase.DEPLOYED))
         except Exception as error:  # whatever it was, nothing of the attempt may stay
             await self._undo(record, error)
@@ -199,13 +211,13 @@ class Deployer:
                 cause.metadata.pop("leftovers", None)
             self._view.remove(workload_id, reason="CREATE_FAILED")
 
-    async def _look_again(self, workload_id: str, action: ChangeAction) -> Workload:
+    async def _look_again(self, workload_id: str, reason: str) -> Workload:
         """How it is now; a backend that falls silent right after it created does not make the deploy fail."""
         try:
             observation = await self._backend.observe_one(workload_id)
         except (Unavailable, DeadlineExceeded) as error:
             return self._view.mark_one_unknown(workload_id, error.message)
-        return self._view.publish(workload_id, observation, busy=False, reason=action.name)
+        return self._view.publish(workload_id, observation, busy=False, reason=reason)
 
     def _record(self, admitted: Admitted, previous: Record | None) -> Record:
         order, now = admitted.order, self._clock()
@@ -240,7 +252,7 @@ class Deployer:
                 raise not_found(workload_id)
             record = self._orphan(observation)
         if order.etag:
-            self._check_etag(workload_id, order.etag)
+            check_etag(self._records.peek(workload_id), workload_id, order.etag)
         record = replace(record, phase=Phase.REMOVING, removal=order.removal, update_time=self._clock())
         if workload_id not in self._records.unreadable:
             await self._records.write(record)
@@ -273,27 +285,19 @@ class Deployer:
             update_time=now,
         )
 
-    def _check_etag(self, workload_id: str, given: str) -> None:
-        record = self._records.peek(workload_id)
-        if record is None or etag(record) != given:
-            raise Aborted(
-                f"workload {workload_id} changed since etag {given[:40]!r} was read; read it again",
-                reason="STALE_ETAG",
-                metadata={"workload_id": workload_id},
-            )
-
 
 async def _join(running: Operation, admitted: Admitted) -> Deployed:
     """Who asks for what is being done shares its outcome; who asks for something else comes too late."""
     if running.verb is not Verb.DEPLOY or running.digest != admitted.digest:
-        raise Aborted(
-            f"a {running.verb.value} of {running.workload_id} is under way; read it again, then retry",
-            reason="OPERATION_IN_PROGRESS",
-            metadata={"workload_id": running.workload_id, "operation": running.verb.value},
-            retry_after=1.0,
-        )
+        raise in_progress(running)
     deployed: Deployed = await running.join()
     return replace(deployed, action=ChangeAction.NONE, issues=admitted.issues)
+
+
+def _took_back(cause: Exception) -> bool:
+    """Whether a failed update has left what was there before: who fell silent cannot say so."""
+    known = isinstance(cause, BeemeshError) and not isinstance(cause, Unavailable | DeadlineExceeded)
+    return known and "leftovers" not in getattr(cause, "metadata", {})
 
 
 def _generation(previous: Record | None, digest: str) -> int:

@@ -36,6 +36,7 @@ from services.engines.words import (
     Role,
     Severity,
     Spec,
+    Status,
     WorkloadState,
 )
 from services.errors import Unimplemented
@@ -67,6 +68,7 @@ __all__ = [
     "Role",
     "Severity",
     "Spec",
+    "Status",
     "WorkloadState",
 ]
 
@@ -230,7 +232,7 @@ class Engine(ABC):
         """One sample of each component that runs (STATS); raises NotFound(WORKLOAD_NOT_FOUND)."""
         raise self.lacks("GetWorkloadStats")
 
-    async def export(self, spec: Spec, observation: Observation) -> Export:
+    async def export(self, spec: Spec, observation: Observation | None) -> Export:
         """The workload as a manifest of its own format, written from what was asked for and what is there (EXPORT)."""
         raise self.lacks("ExportManifest")
 

@@ -8,77 +8,29 @@ are the truth about what was asked for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
 
-from services.engines.admission import DeployOrder, Verdict, check_workload_id, validate
+from services.engines.admission import DeployOrder, Verdict, admit, check_workload_id, validate
 from services.engines.backend import Backend, Limits, not_found
 from services.engines.deployer import Deployed, Deployer, RemoveOrder
-from services.engines.engine import (
-    Capability,
-    Component,
-    Engine,
-    ExitStatus,
-    LogLine,
-    LogQuery,
-    Role,
-    WorkloadState,
-)
+from services.engines.engine import Capability, Engine, WorkloadState
+from services.engines.inside import Inside
+from services.engines.listing import Listing, Page, matcher
 from services.engines.operations import Operations, Verb
-from services.engines.records import Phase, Record, Records
+from services.engines.planner import Plan, Planner
+from services.engines.power import Power
+from services.engines.records import Records
 from services.engines.streams import closed_after
 from services.engines.view import View, Workload
-from services.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-    Unimplemented,
-)
+from services.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from services.manifests import Format
-from services.rpc.listing import paginate, parse_filter
+from services.rpc.listing import paginate
 from services.rpc.watch import Event
 from services.telemetry import Log
 
-_FILTER_FIELDS = ("state", "manifest_id", "workload_id")
-
 log = Log(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """Which workloads are wanted, and which page of them."""
-
-    filter: str = ""
-    """`field=value` joined by AND over state, manifest_id and workload_id."""
-    manifest_id: str = ""
-    states: frozenset[WorkloadState] = frozenset()
-    """Empty: all."""
-    page_size: int = 0
-    page_token: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One page of workloads."""
-
-    workloads: Sequence[Workload]
-    next_page_token: str
-    resume_token: str
-    """A watch from here misses nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEnd:
-    """The last word of a log stream."""
-
-    reason: str
-    """EOF, WORKLOAD_EXITED or REMOVED."""
-    exit_status: ExitStatus | None = None
 
 
 class Keeper:
@@ -104,7 +56,17 @@ class Keeper:
         self._backend = Backend(engine=engine, unreachable=unreachable, limits=self._limits)
         self._operations = Operations(drain_seconds=self._limits.drain)
         self._view = View(backend=self._backend, records=records, operations=self._operations, clock=clock, epoch=epoch)
+        self._planner = Planner(engine=engine, backend=self._backend, records=records)
         self._deployer = Deployer(
+            engine=engine,
+            backend=self._backend,
+            records=records,
+            operations=self._operations,
+            view=self._view,
+            planner=self._planner,
+            clock=clock,
+        )
+        self.power = Power(
             engine=engine,
             backend=self._backend,
             records=records,
@@ -112,6 +74,9 @@ class Keeper:
             view=self._view,
             clock=clock,
         )
+        """Stops, starts and restarts."""
+        self.inside = Inside(engine=engine, backend=self._backend, records=records, operations=self._operations)
+        """What goes on inside workloads."""
         self._draining = False
         self._hint = asyncio.Event()
         self._was_read = asyncio.Event()
@@ -149,6 +114,10 @@ class Keeper:
         """All findings about a manifest; touches nothing. Raises InvalidArgument when there is no text."""
         return validate(text, expected, self._engine, lenient=lenient)
 
+    async def plan(self, order: DeployOrder) -> Plan:
+        """What a deploy that may replace would do; touches nothing. Raises as `Deployer.deploy` refuses."""
+        return await self._planner.plan(admit(order, self._engine))
+
     async def deploy(self, order: DeployOrder) -> Deployed:
         """See `Deployer.deploy`; raises FailedPrecondition(ENGINE_DRAINING) while the engine stops."""
         if self._draining:
@@ -181,7 +150,7 @@ class Keeper:
             if running is not None and running.verb is Verb.DEPLOY:
                 return _about_to_be(workload_id, running.manifest_id)
             raise not_found(workload_id)
-        if observation is None and record is not None and running is None and _should_be_there(record):
+        if observation is None and record is not None and running is None and record.should_be_there:
             return await self._missing(workload_id)
         fresh = self._operations.serial == serial
         return self._view.publish(workload_id, observation, busy=running is not None, into_feed=fresh)
@@ -197,7 +166,7 @@ class Keeper:
         """A page of the kept view; raises InvalidArgument for a filter or token that is none."""
         await self._was_read.wait()
         token = self._view.feed.token
-        wanted = _matcher(listing)
+        wanted = matcher(listing)
         page, next_token = paginate(
             [item for item in self._view.items() if wanted(item)],
             key=lambda item: item.workload_id,
@@ -222,59 +191,6 @@ class Keeper:
             async for event in stream:
                 yield event
 
-    async def record(self, workload_id: str) -> Record:
-        """What was asked for, manifest and config; raises NotFound (WORKLOAD_…, MANIFEST_NOT_KEPT), DataLoss."""
-        check_workload_id(workload_id)
-        record = self._records.get(workload_id)
-        if record is None and await self._backend.observe_one(workload_id) is None:
-            raise not_found(workload_id)
-        if record is None or record.manifest is None:
-            raise NotFound(
-                f"workload {workload_id} runs, but how it was deployed is not recorded here",
-                reason="MANIFEST_NOT_KEPT",
-                metadata={"workload_id": workload_id},
-            )
-        return record
-
-    async def logs(
-        self, workload_id: str, query: LogQuery, *, wait_start: bool = False
-    ) -> AsyncIterator[Sequence[LogLine] | LogEnd]:
-        """Batches of lines, then a LogEnd. Raises NotFound, Unavailable, FailedPrecondition(WORKLOAD_PENDING)."""
-        check_workload_id(workload_id)
-        self._check_capability(query)
-        self._backend.check_reachable()
-        running = self._operations.current(workload_id)
-        if running and wait_start:
-            await running.settled()
-        try:
-            async with closed_after(self._engine.logs(workload_id, query)) as lines:
-                async for batch in lines:
-                    yield batch
-        except NotFound as error:
-            if running and running.verb is Verb.DEPLOY and self._operations.current(workload_id) is running:
-                raise _pending(workload_id) from error
-            raise
-        yield await self._log_end(workload_id) if query.follow else LogEnd(reason="EOF")
-
-    async def _log_end(self, workload_id: str) -> LogEnd:
-        running = self._operations.current(workload_id)
-        if running and running.verb is Verb.REMOVE:
-            return LogEnd(reason="REMOVED")
-        observation = await self._backend.observe_one(workload_id)
-        if observation is None:
-            return LogEnd(reason="REMOVED")
-        return LogEnd(reason="WORKLOAD_EXITED", exit_status=_last_exit(observation.components))
-
-    def _check_capability(self, query: LogQuery) -> None:
-        info = self._engine.info
-        needed = Capability.LOGS_FOLLOW if query.follow else Capability.LOGS
-        if needed not in info.capabilities:
-            raise Unimplemented(
-                f"engine {info.engine} does not have {needed.name}",
-                reason="UNSUPPORTED_VERB",
-                metadata={"engine": info.engine, "verb": "StreamWorkloadLogs"},
-            )
-
     # Keeping the view fresh
 
     def backend_changed(self) -> None:
@@ -298,6 +214,7 @@ class Keeper:
             await self.refresh()
             if not self._backend.why_unreachable():
                 self._deployer.resume_removals()
+                self.power.resume()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.poll):
                     await self._hint.wait()
@@ -314,52 +231,6 @@ class Keeper:
             await asyncio.sleep(self._limits.reopen)
 
 
-def _should_be_there(record: Record) -> bool:
-    return record.phase is Phase.DEPLOYED and not record.scaled_to_zero
-
-
 def _about_to_be(workload_id: str, manifest_id: str) -> Workload:
     """Its deploy has just begun and nothing is recorded yet."""
     return Workload(workload_id=workload_id, manifest_id=manifest_id, state=WorkloadState.PENDING, reconciling=True)
-
-
-def _pending(workload_id: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"workload {workload_id} has not started yet; set wait_start to wait for it",
-        reason="WORKLOAD_PENDING",
-        metadata={"workload_id": workload_id},
-    )
-
-
-def _last_exit(components: Sequence[Component]) -> ExitStatus | None:
-    exits = [c.exit_status for c in components if c.role is Role.MAIN and c.exit_status is not None]
-    return max(exits, key=lambda status: status.finish_time or 0.0, default=None)
-
-
-def _matcher(listing: Listing) -> Callable[[Workload], bool]:
-    terms = parse_filter(listing.filter, fields=_FILTER_FIELDS)
-    states: Collection[WorkloadState] = listing.states or frozenset(WorkloadState)
-    named = frozenset({_state(terms["state"])}) if "state" in terms else frozenset(WorkloadState)
-
-    def wanted(item: Workload) -> bool:
-        return (
-            item.state in states
-            and item.state in named
-            and item.workload_id == terms.get("workload_id", item.workload_id)
-            and item.manifest_id == terms.get("manifest_id", item.manifest_id)
-            and item.manifest_id == (listing.manifest_id or item.manifest_id)
-        )
-
-    return wanted
-
-
-def _state(text: str) -> WorkloadState:
-    try:
-        return WorkloadState[text.upper().removeprefix("WORKLOAD_STATE_")]
-    except KeyError:
-        known = ", ".join(state.name for state in WorkloadState)
-        raise InvalidArgument(
-            f"filter: unknown state {text!r}; known: {known}",
-            reason="BAD_FILTER",
-            violations=[FieldViolation(field_path="filter", message=f"unknown state {text!r}; known: {known}")],
-        ) from None

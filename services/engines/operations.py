@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self, TypeVar
 
-from services.errors import Unavailable
+from services.errors import Aborted, Unavailable
 
 T = TypeVar("T")
 
@@ -19,6 +19,9 @@ class Verb(Enum):
 
     DEPLOY = "deploy"
     REMOVE = "remove"
+    STOP = "stop"
+    START = "start"
+    RESTART = "restart"
     FORGET = "forget"
     """Drops the record of a workload that the backend no longer has."""
 
@@ -107,6 +110,16 @@ def _retrieve(outcome: asyncio.Future[Any]) -> None:
     """An error that nobody waits for any more is no error of the loop's."""
     if not outcome.cancelled():
         outcome.exception()
+
+
+def in_progress(running: Operation) -> Aborted:
+    """The error for who comes while something else is being done to the workload."""
+    return Aborted(
+        f"a {running.verb.value} of {running.workload_id} is under way; read it again, then retry",
+        reason="OPERATION_IN_PROGRESS",
+        metadata={"workload_id": running.workload_id, "operation": running.verb.value},
+        retry_after=1.0,
+    )
 
 
 def _stopping(operation: Operation) -> Unavailable:

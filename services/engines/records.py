@@ -15,7 +15,7 @@ import msgspec
 
 from services.engines.engine import Config
 from services.errors import BeemeshError, DataLoss, Internal, ResourceExhausted
-from services.identity import Ownership
+from services.identity import Ownership, hash_label
 from services.manifests import Format
 from services.telemetry import Log
 
@@ -31,7 +31,24 @@ class Phase(StrEnum):
 
     DEPLOYING = "DEPLOYING"
     DEPLOYED = "DEPLOYED"
+    UPDATING = "UPDATING"
+    """Being brought to this content in place; what runs is between the one before and this."""
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    """On request; it stays so until it is started on request."""
+    STARTING = "STARTING"
+    """To be started, after a stop or as the second half of a restart."""
     REMOVING = "REMOVING"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is under way."""
+        return self in (Phase.DEPLOYED, Phase.STOPPED)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the backend must have something of it, unless it is scaled to zero."""
+        return self not in (Phase.DEPLOYING, Phase.REMOVING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +58,14 @@ class Removal:
     grace_seconds: float | None = None
     force: bool = False
     remove_volumes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halt:
+    """How a stop that was asked for is to be carried out, also after a restart."""
+
+    grace_seconds: float | None = None
+    signal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +94,19 @@ class Record:
     scaled_to_zero: bool = False
     """It is right that the backend has nothing of it."""
     removal: Removal | None = None
+    halt: Halt | None = None
+    """Of the last stop."""
+    earlier_hashes: tuple[str, ...] = ()
+    """Hash labels of contents that were updated in place to this one: objects that stayed still carry them."""
+
+    def made_of(self, label: str) -> bool:
+        """Whether an object with this hash label is of this content."""
+        return label in (hash_label(self.canonical_digest), *self.earlier_hashes)
+
+    @property
+    def should_be_there(self) -> bool:
+        """Whether a backend that has nothing of it has lost it."""
+        return self.phase.is_made and not self.scaled_to_zero
 
     @property
     def ownership(self) -> Ownership:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from beemesh.engine.v1 import engine_service_pb2 as pb
 from beemesh.engine.v1 import engine_service_pb2_grpc as pb_grpc
@@ -16,15 +16,20 @@ from services.engines import convert
 from services.engines.admission import DeployOrder
 from services.engines.deployer import RemoveOrder
 from services.engines.engine import Engine, Resources
-from services.engines.keeper import Keeper, Listing, LogEnd
+from services.engines.exec_stream import converse
+from services.engines.inside import LogEnd
+from services.engines.keeper import Keeper
+from services.engines.listing import Listing
 from services.engines.monitor import HealthStatus, Monitor
-from services.engines.records import Removal
+from services.engines.records import Halt, Removal
 from services.engines.streams import closed_after
-from services.errors import Unavailable, Unimplemented
-from services.rpc.convert import from_duration
+from services.errors import Unavailable
 
 Context = Any
 """grpc.aio's context; handlers do not use it: errors are raised, deadlines are entered by the interceptor."""
+
+PLANNED_ID = "planned"
+"""Stands for the deployment's id in a plan, which is about content alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +199,9 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
     async def RemoveWorkload(self, request: pb.RemoveWorkloadRequest, context: Context) -> pb.RemoveWorkloadResponse:
         """Stop and delete."""
         parts = self.parts
-        grace = None
-        if request.HasField("grace_period"):
-            grace = from_duration(request.grace_period, field="grace_period", high=86_400.0)
-        removal = Removal(grace_seconds=grace, force=request.force, remove_volumes=request.remove_volumes)
+        removal = Removal(
+            grace_seconds=convert.grace_from(request), force=request.force, remove_volumes=request.remove_volumes
+        )
         workload = await parts.keeper.remove(
             RemoveOrder(
                 workload_id=convert.require(request.workload_id, "workload_id"),
@@ -215,7 +219,9 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
     ) -> AsyncIterator[pb.StreamWorkloadLogsResponse]:
         """Lines in batches, then the end and its reason."""
         workload_id = convert.require(request.workload_id, "workload_id")
-        reading = self.parts.keeper.logs(workload_id, convert.log_query_from(request), wait_start=request.wait_start)
+        reading = self.parts.keeper.inside.logs(
+            workload_id, convert.log_query_from(request), wait_start=request.wait_start
+        )
         with self._stream():
             async with closed_after(reading) as batches:
                 async for batch in batches:
@@ -230,58 +236,79 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
         self, request: pb.GetWorkloadManifestRequest, context: Context
     ) -> pb.GetWorkloadManifestResponse:
         """The manifest exactly as it was deployed."""
-        record = await self.parts.keeper.record(convert.require(request.workload_id, "workload_id"))
+        record = await self.parts.keeper.inside.record(convert.require(request.workload_id, "workload_id"))
         return pb.GetWorkloadManifestResponse(manifest=convert.manifest_to(record))
 
     async def GetWorkloadConfig(
         self, request: pb.GetWorkloadConfigRequest, context: Context
     ) -> pb.GetWorkloadConfigResponse:
         """The config exactly as it was deployed."""
-        record = await self.parts.keeper.record(convert.require(request.workload_id, "workload_id"))
+        record = await self.parts.keeper.inside.record(convert.require(request.workload_id, "workload_id"))
         return pb.GetWorkloadConfigResponse(config=convert.config_to(record.config))
 
-    # Verbs that no engine has yet
+    async def ExportManifest(self, request: pb.ExportManifestRequest, context: Context) -> pb.ExportManifestResponse:
+        """The running state as a manifest."""
+        record, export = await self.parts.keeper.inside.export(
+            convert.require(request.workload_id, "workload_id"), convert.format_from(request.format, field="format")
+        )
+        return convert.export_to(record, export)
+
+    # Planning
 
     async def PlanWorkload(self, request: pb.PlanWorkloadRequest, context: Context) -> pb.PlanWorkloadResponse:
-        """Not finished."""
-        self._unfinished("PlanWorkload")
+        """What a deploy would change."""
+        workload_id = convert.require(request.workload_id, "workload_id")
+        plan = await self.parts.keeper.plan(
+            DeployOrder(
+                workload_id=workload_id,
+                manifest_id=PLANNED_ID,
+                text=convert.require(request.manifest.content, "manifest.content"),
+                format=convert.format_from(request.manifest.format),
+                config=convert.config_from(request.config),
+            )
+        )
+        return convert.plan_to(plan)
+
+    # Ending and beginning
 
     async def StartWorkload(self, request: pb.StartWorkloadRequest, context: Context) -> pb.StartWorkloadResponse:
-        """Not finished."""
-        self._unfinished("StartWorkload")
+        """Start what was stopped."""
+        parts = self.parts
+        workload = await parts.keeper.power.start(convert.require(request.workload_id, "workload_id"))
+        return pb.StartWorkloadResponse(workload=convert.workload_to(workload, engine=parts.engine.info.engine))
 
     async def StopWorkload(self, request: pb.StopWorkloadRequest, context: Context) -> pb.StopWorkloadResponse:
-        """Not finished."""
-        self._unfinished("StopWorkload")
+        """Stop and keep."""
+        parts = self.parts
+        halt = Halt(grace_seconds=convert.grace_from(request), signal=convert.signal_from(request.signal))
+        workload = await parts.keeper.power.stop(convert.require(request.workload_id, "workload_id"), halt)
+        return pb.StopWorkloadResponse(workload=convert.workload_to(workload, engine=parts.engine.info.engine))
 
     async def RestartWorkload(self, request: pb.RestartWorkloadRequest, context: Context) -> pb.RestartWorkloadResponse:
-        """Not finished."""
-        self._unfinished("RestartWorkload")
+        """Stop and start."""
+        parts = self.parts
+        workload = await parts.keeper.power.restart(
+            convert.require(request.workload_id, "workload_id"), grace_seconds=convert.grace_from(request)
+        )
+        return pb.RestartWorkloadResponse(workload=convert.workload_to(workload, engine=parts.engine.info.engine))
+
+    # Inside
 
     async def GetWorkloadStats(
         self, request: pb.GetWorkloadStatsRequest, context: Context
     ) -> pb.GetWorkloadStatsResponse:
-        """Not finished."""
-        self._unfinished("GetWorkloadStats")
+        """One sample of each component."""
+        stats = await self.parts.keeper.inside.stats(convert.require(request.workload_id, "workload_id"))
+        return pb.GetWorkloadStatsResponse(stats=[convert.stats_to(sample) for sample in stats])
 
     async def ExecWorkload(
         self, request_iterator: AsyncIterator[pb.ExecWorkloadRequest], context: Context
     ) -> AsyncIterator[pb.ExecWorkloadResponse]:
-        """Not finished."""
-        self._unfinished("ExecWorkload")
-        yield pb.ExecWorkloadResponse()
-
-    async def ExportManifest(self, request: pb.ExportManifestRequest, context: Context) -> pb.ExportManifestResponse:
-        """Not finished."""
-        self._unfinished("ExportManifest")
-
-    def _unfinished(self, verb: str) -> NoReturn:
-        engine = self.parts.engine.info.engine
-        raise Unimplemented(
-            f"engine {engine} does not have {verb}",
-            reason="UNSUPPORTED_VERB",
-            metadata={"engine": engine, "verb": verb},
-        )
+        """A command in a component, for as long as it and its caller live."""
+        with self._stream():
+            async with closed_after(converse(self.parts.keeper.inside, request_iterator)) as answers:
+                async for answer in answers:
+                    yield answer
 
 
 def _health(parts: Parts, status: HealthStatus) -> pb.EngineHealth:

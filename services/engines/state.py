@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.engines.engine import Component, Observation, Role, WorkloadState
@@ -60,9 +60,8 @@ def derive(facts: Facts) -> tuple[WorkloadState, str]:
     if facts.observation is None or not facts.observation.components:
         return _nothing_runs(facts)
     state, message = _of_components(facts.observation)
-    if facts.phase is Phase.DEPLOYING:
-        return _half_made(state, busy=facts.busy)
-    return state, message
+    change = _CHANGING.get(facts.phase)
+    return change(state, message, facts) if change else (state, message)
 
 
 def _nothing_runs(facts: Facts) -> tuple[WorkloadState, str]:
@@ -70,6 +69,8 @@ def _nothing_runs(facts: Facts) -> tuple[WorkloadState, str]:
         return (S.PENDING, "") if facts.busy else (S.FAILED, _INTERRUPTED)
     if facts.scaled_to_zero:
         return S.STOPPED, "scaled to zero"
+    if facts.phase is Phase.STOPPED:
+        return S.STOPPED, ""
     if facts.busy:
         return S.PENDING, ""
     if facts.observation is not None and facts.observation.stopped_on_request:
@@ -80,10 +81,43 @@ def _nothing_runs(facts: Facts) -> tuple[WorkloadState, str]:
 _INTERRUPTED = "its creation was interrupted; deploy it again, or remove it"
 
 
-def _half_made(state: WorkloadState, *, busy: bool) -> tuple[WorkloadState, str]:
-    if busy:
+def _half_made(state: WorkloadState, _: str, facts: Facts) -> tuple[WorkloadState, str]:
+    if facts.busy:
         return (S.PENDING, "") if state is S.PENDING else (S.STARTING, "")
     return (S.DEGRADED if state in {S.RUNNING, S.DEGRADED} else S.FAILED), _INTERRUPTED
+
+
+def _half_updated(state: WorkloadState, message: str, facts: Facts) -> tuple[WorkloadState, str]:
+    if facts.busy:
+        return state, message
+    return (S.DEGRADED if state is S.RUNNING else state), "its update was interrupted; deploy it again, or remove it"
+
+
+def _half_stopped(state: WorkloadState, _: str, facts: Facts) -> tuple[WorkloadState, str]:
+    return S.STOPPING, "" if facts.busy else "the stop goes on when the backend answers"
+
+
+def _stopped(state: WorkloadState, message: str, facts: Facts) -> tuple[WorkloadState, str]:
+    mains = [c.state for c in facts.observation.components if c.role is Role.MAIN] if facts.observation else []
+    if _ENDED | {S.PENDING} >= set(mains):
+        return S.STOPPED, ""
+    return state, "it was stopped on request, and something else has started it"
+
+
+def _half_started(state: WorkloadState, message: str, facts: Facts) -> tuple[WorkloadState, str]:
+    if not facts.busy:
+        return state, "its start goes on when the backend answers"
+    return (state, message) if state is S.RUNNING else (S.STARTING, "")
+
+
+_CHANGING: Mapping[Phase, Callable[[WorkloadState, str, Facts], tuple[WorkloadState, str]]] = {
+    Phase.DEPLOYING: _half_made,
+    Phase.UPDATING: _half_updated,
+    Phase.STOPPING: _half_stopped,
+    Phase.STOPPED: _stopped,
+    Phase.STARTING: _half_started,
+}
+"""What a change that is under way, or was cut, makes of the components' state."""
 
 
 def _of_components(observation: Observation) -> tuple[WorkloadState, str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from services.engines.backend import Backend
-from services.engines.engine import Component, Observation, PortMapping, WorkloadState
+from services.engines.conditions import Condition, ConditionFacts, judge
+from services.engines.engine import Component, Observation, PortMapping, Role, WorkloadState
 from services.engines.operations import Operations
 from services.engines.records import Phase, Record, Records
 from services.engines.state import Facts, derive
@@ -46,6 +47,7 @@ class Workload:
     """When the backend was last read."""
     details: Mapping[str, object] = field(default_factory=dict)
     etag: str = ""
+    conditions: tuple[Condition, ...] = ()
 
 
 def etag(record: Record) -> str:
@@ -58,6 +60,8 @@ def assemble(record: Record | None, observation: Observation | None, *, busy: bo
     ownership = record.ownership if record else observation.ownership if observation else None
     if ownership is None:
         raise ValueError("neither a record nor an observation")
+    if record is not None and record.phase is Phase.STOPPED:
+        observation = _at_rest(observation)
     facts = Facts(
         observation=observation,
         phase=record.phase if record else Phase.DEPLOYED,
@@ -78,7 +82,7 @@ def assemble(record: Record | None, observation: Observation | None, *, busy: bo
         manifest_digest=record.canonical_digest if record else "",
         runtime_digest=_runtime_digest(record, observation),
         generation=record.generation if record else 0,
-        reconciling=busy or (record is not None and record.phase is not Phase.DEPLOYED),
+        reconciling=busy or (record is not None and not record.phase.is_settled),
         create_time=created,
         update_time=now,
         observe_time=now,
@@ -90,8 +94,21 @@ def assemble(record: Record | None, observation: Observation | None, *, busy: bo
 def _runtime_digest(record: Record | None, observation: Observation | None) -> str:
     if observation is None:
         return ""
-    label = observation.ownership.manifest_hash
-    return record.canonical_digest if record and hash_label(record.canonical_digest) == hash_label(label) else label
+    label = hash_label(observation.ownership.manifest_hash)
+    return record.canonical_digest if record and record.made_of(label) else label
+
+
+def _at_rest(observation: Observation | None) -> Observation | None:
+    """What was stopped on request did not fail, whatever its processes said in the end."""
+    if observation is None:
+        return None
+    rested = (
+        replace(c, state=WorkloadState.STOPPED, reason="", message="")
+        if c.role is Role.MAIN and c.state in (WorkloadState.SUCCEEDED, WorkloadState.FAILED)
+        else c
+        for c in observation.components
+    )
+    return replace(observation, components=tuple(rested))
 
 
 class View:
@@ -131,6 +148,7 @@ class View:
         `into_feed` False: an operation ran meanwhile, what was seen may be older than what the view has.
         """
         workload = assemble(self._records.peek(workload_id), observation, busy=busy, now=self._clock())
+        workload = self._judged(workload)
         if not into_feed:
             return workload
         self._newer.add(workload_id)
@@ -149,7 +167,24 @@ class View:
         last, record = self.feed.get(workload_id), self._records.peek(workload_id)
         if last is None and record is not None:
             last = replace(assemble(record, None, busy=False, now=self._clock()), observe_time=None)
-        return None if last is None else replace(last, state=WorkloadState.UNKNOWN, state_message=why)
+        if last is None:
+            return None
+        return self._judged(replace(last, state=WorkloadState.UNKNOWN, state_message=why), silent=True)
+
+    def _judged(self, workload: Workload, *, silent: bool = False) -> Workload:
+        """With its conditions; what still holds holds since it began to."""
+        last = self.feed.get(workload.workload_id)
+        since = {condition.type: condition for condition in last.conditions} if last else {}
+        facts = ConditionFacts(
+            state=workload.state,
+            message=workload.state_message,
+            wanted_digest=workload.manifest_digest,
+            runtime_digest=workload.runtime_digest,
+            changing=workload.reconciling,
+            silent=silent,
+        )
+        conditions = judge(facts, since=since, generation=workload.generation, now=self._clock())
+        return replace(workload, conditions=conditions)
 
     def items(self) -> list[Workload]:
         """All of them, with the time when the backend was last read."""
@@ -179,7 +214,7 @@ class View:
         """Its removal is under way: as it was last known, in state STOPPING."""
         self._newer.add(record.workload_id)
         last = self.feed.get(record.workload_id) or assemble(record, None, busy=True, now=self._clock())
-        leaving = replace(last, state=WorkloadState.STOPPING, state_message="", reconciling=True)
+        leaving = self._judged(replace(last, state=WorkloadState.STOPPING, state_message="", reconciling=True))
         self.feed.put(record.workload_id, replace(leaving, update_time=self._clock()), reason="REMOVING")
         return leaving
 
@@ -212,7 +247,7 @@ class View:
             record = recorded.get(workload_id)
             if record is None:
                 self.remove(workload_id, reason="GONE")
-            elif record.phase is Phase.DEPLOYED and not record.scaled_to_zero:
+            elif record.should_be_there:
                 gone.append(workload_id)
             else:
                 self.publish(workload_id, None, busy=False)

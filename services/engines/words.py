@@ -76,6 +76,14 @@ class Role(IntEnum):
     INIT = 2
 
 
+class Status(IntEnum):
+    """The numbers of beemesh.type.v1.Condition.Status."""
+
+    TRUE = 1
+    FALSE = 2
+    UNKNOWN = 3
+
+
 class Severity(IntEnum):
     """The numbers of beemesh.type.v1.IssueSeverity."""
 

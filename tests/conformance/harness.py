@@ -17,6 +17,8 @@ class EngineHarness(Protocol):
     """
 
     formats: tuple[Format, ...]
+    has_processes: bool
+    """Whether a command inside a workload is a process that `ps` shows there."""
 
     def __enter__(self) -> Self:
         """Make the backend ready, test images included."""

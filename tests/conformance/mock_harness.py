@@ -55,6 +55,7 @@ class MockHarness:
     """Each test directory has a backend of its own; services in it share that."""
 
     formats = tuple(Format)
+    has_processes = False
 
     def __init__(self) -> None:
         self._backends: dict[Path, MockBackend] = {}

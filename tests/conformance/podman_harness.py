@@ -35,6 +35,7 @@ class PodmanHarness:
     """All tests share one podman store of their own; each service has a podman service of its own on it."""
 
     formats: tuple[Format, ...] = (Format.KUBERNETES,)
+    has_processes = True
 
     def __init__(self) -> None:
         self._machine = PodmanMachine()

@@ -11,10 +11,9 @@ from beemesh.engine.v1 import workload_pb2 as wpb
 from beemesh.type.v1 import types_pb2 as tpb
 
 from services.engines.convert import format_to
-from services.errors import InvalidArgument, NotFound, Unimplemented
+from services.errors import InvalidArgument, NotFound
 from tests.conformance.conftest import Case
 from tests.conformance.test_lifecycle import SECONDS, listed
-from tests.harness.engines import EngineClient
 from tests.harness.errors import refusal
 from tests.harness.processes import until_serving
 
@@ -127,44 +126,6 @@ async def test_a_frame_that_is_no_utf8_is_an_invalid_argument(case: Case) -> Non
             call: Any = client.channel.unary_unary(f"/beemesh.engine.v1.EngineService/{method}")
             error = await refusal(call(frame, timeout=SECONDS))
             assert (type(error), error.reason) == (InvalidArgument, "REQUEST_UNDECODABLE")
-
-
-async def test_unfinished_verbs_are_unimplemented_and_not_claimed(case: Case) -> None:
-    """Each with the reason UNSUPPORTED_VERB and its name."""
-    async with case.serve() as client:
-        info = await client.engine.GetEngineInfo(pb.GetEngineInfoRequest(), timeout=SECONDS)
-        for verb, call in unfinished(client).items():
-            error = await refusal(call)
-            assert (type(error), error.reason) == (Unimplemented, "UNSUPPORTED_VERB")
-            assert error.metadata["verb"] == verb
-        assert not set(info.info.capabilities) & {
-            pb.ENGINE_CAPABILITY_EXEC,
-            pb.ENGINE_CAPABILITY_STATS,
-            pb.ENGINE_CAPABILITY_STOP_START,
-            pb.ENGINE_CAPABILITY_RESTART,
-            pb.ENGINE_CAPABILITY_EXPORT,
-        }
-
-
-def unfinished(client: EngineClient) -> dict[str, Awaitable[object]]:
-    """A call of each verb that no engine has yet."""
-    engine = client.engine
-    return {
-        "PlanWorkload": engine.PlanWorkload(pb.PlanWorkloadRequest(), timeout=SECONDS),
-        "StartWorkload": engine.StartWorkload(pb.StartWorkloadRequest(), timeout=SECONDS),
-        "StopWorkload": engine.StopWorkload(pb.StopWorkloadRequest(), timeout=SECONDS),
-        "RestartWorkload": engine.RestartWorkload(pb.RestartWorkloadRequest(), timeout=SECONDS),
-        "GetWorkloadStats": engine.GetWorkloadStats(pb.GetWorkloadStatsRequest(), timeout=SECONDS),
-        "ExportManifest": engine.ExportManifest(pb.ExportManifestRequest(), timeout=SECONDS),
-    }
-
-
-async def test_exec_is_unimplemented(case: Case) -> None:
-    """Also as a stream."""
-    async with case.serve() as client:
-        call = client.engine.ExecWorkload(iter([pb.ExecWorkloadRequest()]), timeout=SECONDS)
-        error = await refusal(aiter(call))
-        assert (type(error), error.reason) == (Unimplemented, "UNSUPPORTED_VERB")
 
 
 async def test_a_good_manifest_is_valid(case: Case) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -110,6 +111,8 @@ class MockBackend:
         self._loaded = False
         self._workloads: dict[tuple[str, str], MockWorkload] = {}
         """By node id and workload id."""
+        self.commands: list[tuple[str, tuple[str, ...]]] = []
+        """The commands that run inside components: component id, words."""
         self._moved = asyncio.Condition()
         self._scripted = asyncio.Condition()
 
@@ -125,6 +128,19 @@ class MockBackend:
                 raise DataLoss(f"{path} cannot be read: {error}", reason="STATE_UNREADABLE") from error
             self._workloads[workload.key] = workload
         self._loaded = True
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
+
+    @contextmanager
+    def running(self, component_id: str, command: tuple[str, ...]) -> Iterator[None]:
+        """A command runs inside a component until the block is left."""
+        self.commands.append((component_id, command))
+        try:
+            yield
+        finally:
+            self.commands.remove((component_id, command))
 
     def of_node(self, node_id: str) -> Mapping[str, Observation]:
         """What this node has, by workload id."""
@@ -151,6 +167,41 @@ class MockBackend:
             name = f"{component.display_name}-{component.replica}"
             workload.write(component.component_id, [f"{name} line {n}" for n in range(1, _FIRST_LINES + 1)], now)
         self._workloads[workload.key] = workload
+        await self._save(workload)
+
+    async def update(self, ownership: Ownership, parts: Sequence[Part], ports: Sequence[PortMapping]) -> None:
+        """Keep the components that are wanted still, start what is missing, drop the rest; raises NotFound."""
+        workload = self._workloads.get((ownership.node_id, ownership.workload_id))
+        if workload is None:
+            await self.create(ownership, parts, ports)
+            return
+        now, kept = self._clock(), {_place(component): component for component in workload.components}
+        workload.ownership = replace(ownership, manifest_hash=hash_label(ownership.manifest_hash))
+        workload.components = [kept.get((part.replica, part.role, part.name)) or _start(part, now) for part in parts]
+        workload.ports = tuple(ports)
+        await self._save(workload)
+
+    async def stop(self, node_id: str, workload_id: str) -> None:
+        """End all components; raises NotFound."""
+        ended = ExitStatus(exit_code=0, signal="SIGTERM", finish_time=self._clock())
+        await self._power(node_id, workload_id, WorkloadState.STOPPED, ended)
+
+    async def start(self, node_id: str, workload_id: str) -> None:
+        """Run the main components that do not run; raises NotFound."""
+        await self._power(node_id, workload_id, WorkloadState.RUNNING, None)
+
+    async def _power(self, node_id: str, workload_id: str, state: WorkloadState, ended: ExitStatus | None) -> None:
+        workload = self.find(node_id, workload_id)
+        if workload is None:
+            raise absent(workload_id)
+        workload.stopped_on_request = state is WorkloadState.STOPPED
+        now = self._clock()
+        workload.components = [
+            (replace(c, state=state, exit_status=ended) if ended else replace(c, state=state, start_time=now))
+            if c.role is Role.MAIN and (c.state in _ALIVE) is (ended is not None)
+            else c
+            for c in workload.components
+        ]
         await self._save(workload)
 
     async def destroy(self, node_id: str, workload_id: str) -> None:
@@ -229,6 +280,10 @@ class MockBackend:
             write_atomically(path, msgspec.json.encode(workload), durable=False)
         else:
             path.unlink(missing_ok=True)
+
+
+def _place(component: Component) -> tuple[int, Role, str]:
+    return component.replica, component.role, component.display_name
 
 
 def absent(workload_id: str) -> NotFound:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Self
 
 from services.engines.admission import UNKNOWN_OPTION
+from services.engines.diff import described, scales
 from services.engines.engine import (
     Capability,
+    Change,
+    ComponentStats,
     Config,
     Engine,
+    ExecOrder,
+    ExecSession,
+    Export,
     Health,
     HealthState,
     Info,
@@ -22,8 +29,12 @@ from services.engines.engine import (
     Role,
     Severity,
     Spec,
+    WorkloadState,
 )
-from services.engines.mock.backend import MockBackend, Part
+from services.engines.export import export
+from services.engines.inside import pick
+from services.engines.mock.backend import MockBackend, MockWorkload, Part, absent
+from services.engines.mock.shell import MockSession
 from services.errors import Unavailable
 from services.manifests import Document, Format, Manifest
 
@@ -35,7 +46,7 @@ _INFO = Info(
     engine_version=version("beemesh"),
     backend_version="1",
     api_version="beemesh.engine.v1",
-    capabilities=frozenset({Capability.LOGS, Capability.LOGS_FOLLOW, Capability.EVENTS, Capability.REPLICAS}),
+    capabilities=frozenset(Capability),
     formats=frozenset(Format),
     kinds=(
         "Pod",
@@ -105,6 +116,60 @@ class MockEngine(Engine):
         """Delete its components."""
         self._check_reachable()
         await self._backend.destroy(self.node_id, workload_id)
+
+    async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
+        """Its components end at once."""
+        self._check_reachable()
+        await self._backend.stop(self.node_id, workload_id)
+
+    async def start(self, workload_id: str) -> None:
+        """Its components run."""
+        self._check_reachable()
+        await self._backend.start(self.node_id, workload_id)
+
+    def effect(self, change: Change) -> str:
+        """The number of replicas, and what only describes, need no new instance."""
+        return "" if scales(change) or described(change)[0] else "replace"
+
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """Make or drop the difference."""
+        self._check_reachable()
+        await self._backend.update(new.ownership, parts(new.manifest, new.config), ports(new.manifest))
+
+    @asynccontextmanager
+    async def exec(self, workload_id: str, order: ExecOrder) -> AsyncIterator[ExecSession]:
+        """One of the few commands that it knows; see `MockSession`."""
+        workload = self._find(workload_id)
+        component = pick(workload_id, workload.components, order.component_id)
+        with self._backend.running(component.component_id, order.command):
+            yield MockSession(order)
+
+    async def stats(self, workload_id: str) -> Sequence[ComponentStats]:
+        """The same for each component that runs."""
+        workload, now = self._find(workload_id), self._backend.now()
+        return [
+            ComponentStats(
+                component_id=component.component_id,
+                sample_time=now,
+                cpu_cores=0.01,
+                memory_bytes=1 << 20,
+                network_rx_bytes=0,
+                network_tx_bytes=0,
+            )
+            for component in workload.components
+            if component.state is WorkloadState.RUNNING
+        ]
+
+    async def export(self, spec: Spec, observation: Observation | None) -> Export:
+        """As it was asked for."""
+        return export(spec, observation)
+
+    def _find(self, workload_id: str) -> MockWorkload:
+        self._check_reachable()
+        workload = self._backend.find(self.node_id, workload_id)
+        if workload is None:
+            raise absent(workload_id)
+        return workload
 
     def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """Its lines."""

@@ -12,7 +12,7 @@ from beemesh.engine.v1 import workload_pb2 as wpb
 from services.engines.convert import bad_field, require
 from services.engines.deployer import RemoveOrder
 from services.engines.engine import ExitStatus, HealthState, WorkloadState
-from services.engines.keeper import Listing
+from services.engines.listing import Listing
 from services.engines.mock.backend import MockBackend
 from services.engines.mock.faults import METHODS, Call, Fault, Script
 from services.engines.records import Removal

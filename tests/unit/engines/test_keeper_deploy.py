@@ -76,7 +76,7 @@ async def test_other_content_is_refused_unless_it_may_replace(tmp_path: Path) ->
         assert b.engine.last_destroy == (None, False, False)
         assert done.workload.generation == 2
         assert done.workload.etag != first.workload.etag
-        assert (await b.keeper.record(WORKLOAD)).manifest == OTHER_POD
+        assert (await b.keeper.inside.record(WORKLOAD)).manifest == OTHER_POD
 
 
 async def test_the_config_is_part_of_the_content(tmp_path: Path) -> None:
@@ -238,11 +238,11 @@ async def test_objects_without_a_record_are_adopted(tmp_path: Path) -> None:
         await b.keeper.deploy(ORDER)
     async with bench(tmp_path / "new", b.engine) as b:
         with pytest.raises(NotFound) as caught:
-            await b.keeper.record(WORKLOAD)
+            await b.keeper.inside.record(WORKLOAD)
         assert caught.value.reason == "MANIFEST_NOT_KEPT"
         assert (await b.keeper.deploy(ORDER)).action is ChangeAction.NONE
         assert b.engine.asked == ["create"]
-        assert (await b.keeper.record(WORKLOAD)).manifest == POD
+        assert (await b.keeper.inside.record(WORKLOAD)).manifest == POD
 
 
 async def test_other_objects_without_a_record_are_not_replaced_by_chance(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ async def test_validate_only_touches_nothing(tmp_path: Path) -> None:
         would = await b.keeper.deploy(replace(OTHER, validate_only=True, allow_replace=True))
         assert (would.action, would.workload.generation) == (ChangeAction.REPLACE, 2)
         assert b.engine.asked == ["create"]
-        assert (await b.keeper.record(WORKLOAD)).manifest == POD
+        assert (await b.keeper.inside.record(WORKLOAD)).manifest == POD
 
 
 @pytest.mark.parametrize("why", ["", "the probe timed out"])
@@ -392,7 +392,7 @@ async def test_an_unreadable_record_is_never_overwritten(tmp_path: Path) -> None
     (file,) = (tmp_path / "workloads").iterdir()
     file.write_text("{ broken")
     async with bench(tmp_path, b.engine) as b:
-        for call in (b.keeper.deploy(ORDER), b.keeper.record(WORKLOAD)):
+        for call in (b.keeper.deploy(ORDER), b.keeper.inside.record(WORKLOAD)):
             with pytest.raises(DataLoss, match=file.name):
                 await call
         assert WORKLOAD in b.keeper.unreadable_records

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from services.engines.admission import DeployOrder
 from services.engines.deployer import RemoveOrder
 from services.engines.engine import ChangeAction, WorkloadState
-from services.engines.keeper import Listing
+from services.engines.listing import Listing
 from services.engines.records import Phase
 from services.errors import AlreadyExists, NotFound, Unavailable
 from tests.unit.engines.fakes import OTHER_POD, POD, Bench, FakeEngine, unreachable

@@ -13,7 +13,9 @@ import pytest
 from services.engines.admission import DeployOrder
 from services.engines.deployer import RemoveOrder
 from services.engines.engine import Component, LogQuery, WorkloadState
-from services.engines.keeper import Keeper, Listing, LogEnd
+from services.engines.inside import LogEnd
+from services.engines.keeper import Keeper
+from services.engines.listing import Listing
 from services.engines.view import Workload
 from services.errors import InvalidArgument, NotFound, OutOfRange, Unavailable, Unimplemented
 from services.rpc.watch import Event, EventType
@@ -75,11 +77,11 @@ async def test_a_restart_while_the_backend_is_down_forgets_nothing(tmp_path: Pat
     async with bench(tmp_path, b.engine) as b:
         assert await states(b.keeper) == {WORKLOAD: S.UNKNOWN}
         assert (await b.keeper.get(WORKLOAD)).state is S.UNKNOWN
-        assert (await b.keeper.record(WORKLOAD)).manifest == POD
+        assert (await b.keeper.inside.record(WORKLOAD)).manifest == POD
         with pytest.raises(Unavailable):
             await b.keeper.get("beemesh-other-1")
         with pytest.raises(Unavailable):
-            await b.keeper.record("beemesh-other-1")
+            await b.keeper.inside.record("beemesh-other-1")
 
 
 async def test_the_time_of_the_last_reading_shows(tmp_path: Path) -> None:
@@ -236,14 +238,14 @@ async def test_logs_end_with_a_reason(tmp_path: Path) -> None:
     """The lines, then EOF; what is not there is NOT_FOUND, what the engine does not have is UNIMPLEMENTED."""
     async with bench(tmp_path) as b:
         await b.keeper.deploy(ORDER)
-        batches = [batch async for batch in b.keeper.logs(WORKLOAD, LogQuery())]
+        batches = [batch async for batch in b.keeper.inside.logs(WORKLOAD, LogQuery())]
         assert not isinstance(batches[0], LogEnd)
         assert [line.text for line in batches[0]] == ["hello"]
         assert batches[1:] == [LogEnd(reason="EOF")]
         with pytest.raises(NotFound):
-            await first(b.keeper.logs("beemesh-other-1", LogQuery()))
+            await first(b.keeper.inside.logs("beemesh-other-1", LogQuery()))
         with pytest.raises(Unimplemented) as caught:
-            await first(b.keeper.logs(WORKLOAD, LogQuery(follow=True)))
+            await first(b.keeper.inside.logs(WORKLOAD, LogQuery(follow=True)))
         assert caught.value.reason == "UNSUPPORTED_VERB"
 
 
@@ -255,8 +257,8 @@ async def test_logs_of_a_pending_workload_can_wait_for_it(tmp_path: Path) -> Non
             group.create_task(b.keeper.deploy(ORDER))
             await b.engine.created.wait()
             with pytest.raises(Exception, match="has not started yet"):
-                await first(b.keeper.logs(WORKLOAD, LogQuery()))
-            waiting = group.create_task(first(b.keeper.logs(WORKLOAD, LogQuery(), wait_start=True)))
+                await first(b.keeper.inside.logs(WORKLOAD, LogQuery()))
+            waiting = group.create_task(first(b.keeper.inside.logs(WORKLOAD, LogQuery(), wait_start=True)))
             b.engine.gate.set()
         assert not isinstance(waiting.result(), LogEnd)
 

@@ -25,7 +25,7 @@ async def test_a_removed_workload_is_gone(tmp_path: Path) -> None:
         last = await b.keeper.remove(REMOVE)
         assert last is not None
         assert (last.state, last.components[0].component_id) == (WorkloadState.REMOVED, "c1")
-        for call in (b.keeper.get(WORKLOAD), b.keeper.remove(REMOVE), b.keeper.record(WORKLOAD)):
+        for call in (b.keeper.get(WORKLOAD), b.keeper.remove(REMOVE), b.keeper.inside.record(WORKLOAD)):
             with pytest.raises(NotFound) as caught:
                 await call
             assert caught.value.reason == "WORKLOAD_NOT_FOUND"
@@ -130,7 +130,7 @@ async def test_without_the_backends_word_nothing_is_not_found(tmp_path: Path) ->
 async def test_a_bad_id_is_an_invalid_argument(tmp_path: Path, bad: str) -> None:
     """No id becomes a path."""
     async with bench(tmp_path) as b:
-        for call in (b.keeper.remove(RemoveOrder(workload_id=bad)), b.keeper.get(bad), b.keeper.record(bad)):
+        for call in (b.keeper.remove(RemoveOrder(workload_id=bad)), b.keeper.get(bad), b.keeper.inside.record(bad)):
             with pytest.raises(InvalidArgument):
                 await call
 
