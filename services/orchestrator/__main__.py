@@ -32,6 +32,7 @@ from services.orchestrator.history import History
 from services.orchestrator.ledger import Ledger, Room
 from services.orchestrator.model import Announced, Deployment
 from services.orchestrator.operations import Operations
+from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.providers import GrpcProviders
 from services.orchestrator.reconciler import Reconciler
@@ -95,6 +96,9 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             node_id=node_id,
             clock=time.time,
         )
+        orphans = OrphanKeeper(
+            book=book, engines=engines, operations=operations, history=history, node_id=node_id, clock=time.time
+        )
         reconciler = Reconciler(book=book, engines=engines, applier=applier)
         views = Views(book=book, engines=engines, outbox=outbox, epoch=epoch)
         engines.subscribe(reconciler.touch)
@@ -111,6 +115,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             book=book,
             engines=engines,
             views=views,
+            orphans=orphans,
             store=store,
             history=history,
             node_id=node_id,

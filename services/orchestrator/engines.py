@@ -20,7 +20,7 @@ from beemesh.type.v1 import types_pb2
 
 from services.errors import BeemeshError, NotFound
 from services.orchestrator import convert, selection
-from services.orchestrator.model import Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
+from services.orchestrator.model import Config, Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
 from services.orchestrator.steps import UNKNOWN, unreachable
 from services.rpc.client import connect
 from services.rpc.deadline import budget
@@ -219,6 +219,25 @@ class GrpcEngines:
         unknown = last or Observed(workload_id=workload_id, engine_id=engine_id, state=UNKNOWN)
         return replace(unknown, state=UNKNOWN, message=message or f"engine {engine_id} cannot be reached")
 
+    def held(self, engine_id: str) -> Mapping[str, Observed] | None:
+        """All of an engine's workloads on this node, by id, as last told; None when it is out of reach."""
+        link = self._links.get(engine_id)
+        if link is None or not link.synced or any(item.state == UNKNOWN for item in link.workloads.values()):
+            return None
+        return dict(link.workloads)
+
+    async def kept(self, engine_id: str, workload_id: str) -> tuple[str, Config]:
+        """The manifest, byte for byte, and the config that an engine has kept of a workload."""
+        stub, seconds = self._stub(engine_id), budget(self._timeouts.query)
+        with translated():
+            manifest = await stub.GetWorkloadManifest(
+                engine_pb.GetWorkloadManifestRequest(workload_id=workload_id), timeout=seconds
+            )
+            config = await stub.GetWorkloadConfig(
+                engine_pb.GetWorkloadConfigRequest(workload_id=workload_id), timeout=seconds
+            )
+        return manifest.manifest.content, convert.config(config.config)
+
     async def wait_changed(self, workload_id: str, timeout: float) -> None:
         """Return when anything may have changed, or after `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
@@ -318,5 +337,6 @@ def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
         state=workload.state,
         message=workload.state_message,
         digest=workload.runtime_digest,
+        manifest_id=workload.manifest_id,
         raw=workload.SerializeToString(),
     )

@@ -277,6 +277,8 @@ class Observed:
     state: int
     """The numbers of beemesh.engine.v1.WorkloadState."""
     message: str = ""
+    manifest_id: str = ""
+    """The deployment that it was made for."""
     action: int = 0
     """What a deploy has done (the numbers of beemesh.type.v1.ChangeAction); 0 where nothing was asked."""
     digest: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.orchestrator.model import Announced, Deployment, EngineView, Issue, Observed, Plan, Wish
+from services.orchestrator.model import Announced, Config, Deployment, EngineView, Issue, Observed, Plan, Wish
 
 
 class Engines(Protocol):
@@ -19,6 +19,12 @@ class Engines(Protocol):
 
     def observed(self, engine_id: str, workload_id: str) -> Observed | None:
         """The workload as last seen; state UNKNOWN when its engine is out of reach; None when it is not there."""
+
+    def held(self, engine_id: str) -> Mapping[str, Observed] | None:
+        """All of an engine's workloads on this node, by id, as last told; None when it is out of reach."""
+
+    async def kept(self, engine_id: str, workload_id: str) -> tuple[str, Config]:
+        """The manifest, byte for byte, and the config that an engine has kept of a workload."""
 
     async def wait_changed(self, workload_id: str, timeout: float) -> None:
         """Return when the workload may have changed, or after `timeout` seconds."""

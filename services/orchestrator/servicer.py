@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
+from beemesh.engine.v1 import workload_pb2
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from beemesh.type.v1 import types_pb2
@@ -22,6 +23,8 @@ from services.orchestrator.engines import GrpcEngines
 from services.orchestrator.history import History
 from services.orchestrator.model import Action, Deployment, State, Step
 from services.orchestrator.operations import Operations
+from services.orchestrator.orphans import OrphanKeeper
+from services.orchestrator.orphans import name_of as name_of_workload
 from services.orchestrator.requests import Accepted, ApplyRequest, read
 from services.orchestrator.store import Store
 from services.orchestrator.views import View, Views
@@ -37,6 +40,7 @@ _HEARD_SECONDS = 10.0
 """How long an apply that finds nothing to do waits for an engine that is out of reach."""
 
 _REVISIONS_MAX = 10**11
+_SAMPLE = 100
 _DEADLINE_MARGIN = 0.05
 """Seconds kept back so that the answer is out before the caller's deadline."""
 
@@ -53,6 +57,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         book: Book,
         engines: GrpcEngines,
         views: Views,
+        orphans: OrphanKeeper,
         store: Store,
         history: History,
         node_id: str,
@@ -62,6 +67,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self._book = book
         self._engines = engines
         self._views = views
+        self._orphans = orphans
         self._store = store
         self._history = history
         self._node_id = node_id
@@ -212,6 +218,33 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         return pb.ListDeploymentRevisionsResponse(
             revisions=[convert.revision(item) for item in page], next_page_token=token
         )
+
+    async def ListOrphans(self, request: pb.ListOrphansRequest, context: Any) -> pb.ListOrphansResponse:
+        """A page of this node's workloads that no deployment claims."""
+        orphans = self._orphans.listed()
+        page, token = paginate(
+            orphans.found, key=name_of_workload, page_size=request.page_size, page_token=request.page_token
+        )
+        return pb.ListOrphansResponse(
+            workloads=[workload_pb2.Workload.FromString(item.raw) for item in page],
+            next_page_token=token,
+            unreachable_engines=orphans.unreachable,
+        )
+
+    async def AdoptOrphan(self, request: pb.AdoptOrphanRequest, context: Any) -> pb.AdoptOrphanResponse:
+        """Attach an orphan to a deployment; it runs on as it is."""
+        if not request.workload_name:
+            raise convert.bad("workload_name", "is required")
+        deadline.detach()
+        record = await asyncio.shield(self._orphans.adopt(request.workload_name, request.deployment_id))
+        record = await self._operations.settled(record.deployment_id, record.generation, _HEARD_SECONDS)
+        return pb.AdoptOrphanResponse(deployment=self._deployment(record))
+
+    async def PurgeOrphans(self, request: pb.PurgeOrphansRequest, context: Any) -> pb.PurgeOrphansResponse:
+        """Remove orphans, or say which would be."""
+        wanted = parse_filter(request.filter, fields=("engine", "workload_id"))
+        names = await self._orphans.purge(wanted, force=request.force)
+        return pb.PurgeOrphansResponse(purge_count=len(names), purge_sample=names[:_SAMPLE])
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> pb.DeleteDeploymentResponse:
         """Accept, then wait as asked; the deletion itself outlives its caller."""

@@ -91,6 +91,11 @@ async def test_an_apply_answers_when_it_runs_and_is_announced_soon_after(node: L
     }
     assert (metadata["runtime_engine"], metadata["node_type"]) == ("mock", "beemesh-machine")
     assert metadata["capabilities"] == "", "mock is no capability"
+    async with asyncio.timeout(5):
+        while not (
+            await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
+        ).deployment.announced:
+            await asyncio.sleep(0.02)
     applied = await node.provider.GetAppliedManifest(provider_pb.GetAppliedManifestRequest(manifest_id=ID), timeout=5)
     assert (applied.applied_manifest.kind, applied.applied_manifest.runtime_engine) == ("Pod", "mock")
 
@@ -186,6 +191,47 @@ async def test_a_rollback_runs_the_revision_before(node: LocalNode) -> None:
     assert [r.revision for r in (await node.orchestrator.ListDeploymentRevisions(older, timeout=5)).revisions] == [1]
     absent = node.orchestrator.RollbackDeployment(pb.RollbackDeploymentRequest(name=ID, revision=9), timeout=5)
     assert (await refusal(absent)).reason == "REVISION_NOT_FOUND"
+
+
+async def test_a_lost_database_leaves_orphans_that_are_adopted_as_they_run(node: LocalNode) -> None:
+    """After the database is gone its workloads are listed, not touched, and adopted with their exact manifests."""
+    before = (await apply(node)).deployment.instances[0].workload
+    await until_announced(node)
+    await node.stop("orchestrator")
+    for file in (node.directory / "orchestrator").glob("orchestrator.db*"):
+        file.unlink()
+    node.start("orchestrator")
+    await node.ready()
+    async with asyncio.timeout(5):
+        while not (await node.orchestrator.ListOrphans(pb.ListOrphansRequest(), timeout=5)).workloads:
+            await asyncio.sleep(0.02)
+    preview = await node.orchestrator.PurgeOrphans(pb.PurgeOrphansRequest(), timeout=5)
+    assert list(preview.purge_sample) == [before.name]
+    other = pb.AdoptOrphanRequest(workload_name=before.name, deployment_id="another")
+    assert (await refusal(node.orchestrator.AdoptOrphan(other, timeout=5))).reason == "NOT_ITS_WORKLOAD"
+    adopted = await node.orchestrator.AdoptOrphan(pb.AdoptOrphanRequest(workload_name=before.name), timeout=15)
+    assert (adopted.deployment.deployment_id, adopted.deployment.state) == (ID, pb.DEPLOYMENT_STATE_ACTIVE)
+    assert adopted.deployment.instances[0].workload.components == before.components
+    exported = await node.orchestrator.ExportDeployment(pb.ExportDeploymentRequest(name=ID), timeout=5)
+    assert exported.manifest.content == POD
+    assert (await apply(node)).action == types_pb2.CHANGE_ACTION_NONE
+    assert not (await node.orchestrator.ListOrphans(pb.ListOrphansRequest(), timeout=5)).workloads
+    absent = node.orchestrator.AdoptOrphan(pb.AdoptOrphanRequest(workload_name="nobody"), timeout=5)
+    assert (await refusal(absent)).reason == "ORPHAN_NOT_FOUND"
+
+
+async def test_orphans_are_purged_only_by_force(node: LocalNode) -> None:
+    """A preview touches nothing; with force they are gone."""
+    request = engine_pb.DeployWorkloadRequest(
+        workload_id="beemesh-stray-00000000", manifest_id="stray", manifest=types_pb2.Manifest(content=POD)
+    )
+    await node.engine.DeployWorkload(request, timeout=5)
+    async with asyncio.timeout(5):
+        while (await node.orchestrator.PurgeOrphans(pb.PurgeOrphansRequest(), timeout=5)).purge_count != 1:
+            await asyncio.sleep(0.02)
+    assert len((await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)).workloads) == 1
+    await node.orchestrator.PurgeOrphans(pb.PurgeOrphansRequest(force=True, filter="engine=mock"), timeout=5)
+    assert not (await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)).workloads
 
 
 async def test_events_are_listed_and_followed_over_a_restart(node: LocalNode) -> None:

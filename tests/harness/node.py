@@ -34,7 +34,8 @@ class LocalNode:
     """Registry, provider, mock engine and orchestrator; `async with local_node(directory)` starts all four."""
 
     def __init__(self, directory: Path, tasks: asyncio.TaskGroup, *, public: str = "") -> None:
-        self._directory = directory
+        self.directory = directory
+        """Sockets, and a data directory for each service."""
         self._tasks = tasks
         self._public = public
         self._running: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
@@ -47,7 +48,7 @@ class LocalNode:
 
     def target(self, name: str) -> str:
         """Where a service listens."""
-        return f"unix:{self._directory}/{name}.sock"
+        return f"unix:{self.directory}/{name}.sock"
 
     def channel(self, name: str) -> grpc.aio.Channel:
         """A channel to a service; it survives the service's restarts."""
@@ -56,7 +57,7 @@ class LocalNode:
     @property
     def token(self) -> str:
         """The public port's token."""
-        return (self._directory / "token").read_text().strip()
+        return (self.directory / "token").read_text().strip()
 
     def start(self, name: str) -> None:
         """Start a service."""
@@ -98,7 +99,7 @@ class LocalNode:
             await channel.close()
 
     def _serve(self, name: str) -> Callable[[asyncio.Event], Awaitable[None]]:
-        data, listen = self._directory / name, self.target(name)
+        data, listen = self.directory / name, self.target(name)
         if name == "registry":
             registry = RegistrySettings(listen=listen, data_dir=data)
             return lambda stop: serve_registry(registry, stop)
@@ -119,7 +120,7 @@ class LocalNode:
             listen=listen,
             data_dir=data,
             public=self._public,
-            token_file=self._directory / "token",
+            token_file=self.directory / "token",
             registry=self.target("registry"),
             provider=self.target("provider"),
             cpu=64,

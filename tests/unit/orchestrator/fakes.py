@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services.errors import BeemeshError, Unavailable
-from services.orchestrator.model import Action, Announced, Change, Deployment, EngineView, Issue, Observed, Plan, Wish
+from services.orchestrator.model import (
+    Action,
+    Announced,
+    Change,
+    Config,
+    Deployment,
+    EngineView,
+    Issue,
+    Observed,
+    Plan,
+    Wish,
+)
 from services.orchestrator.steps import RUNNING, UNKNOWN, unreachable
 
 KUBERNETES, COMPOSE, VIRTUAL_MACHINE, FUNCTION = 1, 2, 3, 4
@@ -47,6 +58,7 @@ class FakeEngine:
     view: EngineView
     workloads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """workload id → (canonical digest, state)."""
+    manifests: dict[str, str] = field(default_factory=dict)
     issues: Sequence[Issue] = ()
     fail_deploy: list[BeemeshError] = field(default_factory=list)
     """Raised by the next deploys, one each."""
@@ -86,6 +98,14 @@ class FakeEngines:
         if not engine.view.available:
             return Observed(workload_id=workload_id, engine_id=engine_id, state=UNKNOWN)
         return self._seen(engine, workload_id)
+
+    def held(self, engine_id: str) -> Mapping[str, Observed] | None:
+        engine = self.engines[engine_id]
+        found = {name: self._seen(engine, name) for name in engine.workloads}
+        return {name: item for name, item in found.items() if item} if engine.view.available else None
+
+    async def kept(self, engine_id: str, workload_id: str) -> tuple[str, Config]:
+        return self._reach(engine_id, "kept").manifests[workload_id], Config()
 
     async def wait_changed(self, workload_id: str, timeout: float) -> None:
         await asyncio.sleep(0)
