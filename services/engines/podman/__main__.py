@@ -37,6 +37,7 @@ def make_engine(settings: PodmanSettings, node_id: str) -> Engine:
             containers_conf=Path(settings.containers_conf) if settings.containers_conf else None,
             run_dir=Path(settings.run_dir),
             data_dir=Path(settings.data_dir),
+            registry_certs=Path(settings.registry_certs) if settings.registry_certs else None,
         )
     )
     return PodmanEngine(

@@ -21,9 +21,10 @@ from services.engines.engine import (
 )
 from services.engines.podman import classify, version
 from services.engines.podman.api import Deadlines, Podman
+from services.engines.podman.credentials import logins_for, pull_secrets
 from services.engines.podman.fields import KINDS, check
 from services.engines.podman.http import Refusal, UnixHttp
-from services.engines.podman.images import pull_policy
+from services.engines.podman.images import Images, pull_policy
 from services.engines.podman.logs import Logs, select
 from services.engines.podman.observe import assemble, fingerprint
 from services.engines.podman.probe import Probe
@@ -70,9 +71,11 @@ class PodmanEngine(Engine):
     async def __aenter__(self) -> Self:
         await self._service.__aenter__()
         self._podman = Podman(UnixHttp(self._service.socket), deadlines=self._deadlines)
+        self._images = Images(podman=self._podman)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await self._images.__aexit__(*exc)
         await self._service.__aexit__(*exc)
 
     @property
@@ -103,7 +106,7 @@ class PodmanEngine(Engine):
         """Pull what is missing, then play; roll back by label."""
         play = render(spec, backend_version=await self._backend_version())
         for image in play.images:
-            await self._provide(image)
+            await self._provide(image, spec)
         playing = asyncio.ensure_future(self._play(play))
         try:
             errors = await asyncio.shield(playing)
@@ -129,15 +132,14 @@ class PodmanEngine(Engine):
         with_version = await self._asking(self._podman.info(timeout=self._podman.deadlines.read))
         return version.parse(str(with_version.get("version", {}).get("Version", "")))
 
-    async def _provide(self, image: Image) -> None:
+    async def _provide(self, image: Image, spec: Spec) -> None:
         """Have the image in local storage; apart from the play, so that each failure is told as what it is."""
-        policy = pull_policy(image.reference, image.policy)
-        if policy == "never":
-            if not await self._asking(self._podman.has_image(image.reference)):
-                raise classify.image_absent(image.reference)
-            return
-        if text := await self._podman.pull(image.reference, policy=policy):
-            raise classify.pull_error(text, image=image.reference)
+        documents = spec.manifest.documents
+        await self._images.provide(
+            image.reference,
+            policy=pull_policy(image.reference, image.policy),
+            logins=logins_for(image.reference, pull_secrets(documents), documents),
+        )
 
     async def _play(self, play: Play) -> list[str]:
         """Play all replicas at once; what podman says went wrong."""

@@ -25,6 +25,7 @@ from services.errors import BeemeshError, FailedPrecondition
 from services.telemetry import Log
 
 SYSTEM_SOCKET = Path("/run/podman/podman.sock")
+_SYSTEM_CERTS = "/etc/ssl/certs"
 _OWN_SOCKET = "podman-api.sock"
 _SOCKET_PATH_MAX = 100
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -50,6 +51,8 @@ class ServiceSettings:
     """Configuration for a service of our own; None: written where this machine needs one."""
     run_dir: Path
     data_dir: Path
+    registry_certs: Path | None = None
+    """Certificate authorities of registries, beside the system's."""
 
 
 class PodmanService:
@@ -160,6 +163,8 @@ class PodmanService:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_text(f"# Written by beemesh: without it no container starts on this machine.\n{config}")
             env["CONTAINERS_CONF"] = str(path)
+        if self._settings.registry_certs is not None:  # Go reads it beside the system's bundle
+            env["SSL_CERT_DIR"] = f"{env.get('SSL_CERT_DIR', _SYSTEM_CERTS)}:{self._settings.registry_certs}"
         return env
 
     async def _listen_to(self, process: asyncio.subprocess.Process) -> None:

@@ -26,5 +26,8 @@ class PodmanSettings(EngineSettings):
     play creates `podman-default-kube-network` and leaves it."""
     containers_conf: str = ""
     """containers.conf for a service of the engine's own; empty: podman's, or one written where the machine needs it."""
+    registry_certs: str = ""
+    """A directory of PEM files: certificate authorities that a service of the engine's own trusts, for every registry,
+    beside the system's. For one registry alone, and for a podman_socket, use podman's /etc/containers/certs.d."""
     pull_timeout: float = 600.0
     """Seconds for pulling one image."""

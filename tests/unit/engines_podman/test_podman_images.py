@@ -21,7 +21,7 @@ DIGEST = "sha256:" + "0" * 64
         ("localhost:5000/mine", "localhost:5000/mine:latest"),
         ("ghcr.io/org/team/app:v1.2", "ghcr.io/org/team/app:v1.2"),
         (f"busybox@{DIGEST}", f"docker.io/library/busybox@{DIGEST}"),
-        (f"quay.io/a/b:1@{DIGEST}", f"quay.io/a/b:1@{DIGEST}"),
+        (f"quay.io/a/b:1@{DIGEST}", f"quay.io/a/b@{DIGEST}"),
     ],
 )
 def test_every_reference_is_written_in_full(written: str, meant: str) -> None:
