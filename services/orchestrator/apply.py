@@ -8,7 +8,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from services import identity
-from services.errors import Aborted, FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.errors import Aborted, FailedPrecondition, FieldViolation, InvalidArgument, NotFound, Unavailable
 from services.orchestrator import flow, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
@@ -29,6 +29,7 @@ _SUPERSEDE_SECONDS = 10.0
 """An operation that has waited this long for its workload to settle gives way to a different apply."""
 
 
+_ON_WHAT_RUNS = (Outcome.RESTART, Outcome.REPAIR)
 _WELL = (State.ACTIVE, State.SUCCEEDED, State.ROLLED_BACK)
 
 
@@ -81,6 +82,14 @@ class Applier:
                 same = self._unchanged(existing, wish)
                 if same is not None:
                     return same
+                if (
+                    existing.state is State.STOPPED
+                    and _asks_the_same(existing.wish, wish)
+                    and not request.validate_only
+                ):
+                    with self._ledger.promised(deployment_id, wish):
+                        started = await self._record_control(existing, Outcome.START, None)
+                    return Accepted(deployment=started, action=started.action)
             return await self._accept(request, deployment_id, wish, existing)
 
     async def roll_back(self, deployment_id: str, revision: int, *, request_id: str = "") -> Accepted:
@@ -154,16 +163,20 @@ class Applier:
                 self._operations.nudge(existing.deployment_id)
                 return Accepted(deployment=existing, action=Action.NONE)
             if not self._may_supersede(existing):
-                raise Aborted(
-                    f"another operation on deployment {existing.deployment_id!r} is under way ({existing.step.value}); "
-                    "wait for it, then retry",
-                    reason="OPERATION_IN_PROGRESS",
-                    metadata={"deployment_id": existing.deployment_id, "step": existing.step.value},
-                )
+                raise self._busy(existing)
             return None
         if _is_so(existing, wish):
             return Accepted(deployment=existing, action=Action.NONE)
         return None
+
+    @staticmethod
+    def _busy(record: Deployment) -> Aborted:
+        return Aborted(
+            f"another operation on deployment {record.deployment_id!r} is under way ({record.step.value}); wait for "
+            "it, then retry",
+            reason="OPERATION_IN_PROGRESS",
+            metadata={"deployment_id": record.deployment_id, "step": record.step.value},
+        )
 
     def _may_supersede(self, existing: Deployment) -> bool:
         if existing.step is Step.REMOVE:
@@ -247,6 +260,52 @@ class Applier:
             update_time=now,
         )
 
+    async def control(self, deployment_id: str, outcome: Outcome, *, grace_seconds: float | None = None) -> Deployment:
+        """Accept a stop, start, restart or repair (the outcome of that name): durable, then carried out.
+
+        A stop of what is stopped and a start of what runs are done already. Raises NotFound, Aborted (another
+        operation is under way), FailedPrecondition (nothing is deployed, or it is stopped), ResourceExhausted.
+        """
+        async with self._lock(deployment_id):
+            record = self._book.get(deployment_id)
+            if record.in_flight:
+                raise self._busy(record)
+            if _is_done(record, outcome):
+                return record
+            if not record.touched or (outcome in _ON_WHAT_RUNS and record.state is State.STOPPED):
+                raise FailedPrecondition(
+                    f"deployment {deployment_id!r} is {record.state.name}: there is nothing to {outcome.value.lower()}",
+                    reason="NOT_RUNNING",
+                    metadata={"deployment_id": deployment_id, "state": record.state.name},
+                )
+            with self._ledger.promised(deployment_id, record.wish):
+                return await self._record_control(record, outcome, grace_seconds)
+
+    async def _record_control(self, record: Deployment, outcome: Outcome, grace_seconds: float | None) -> Deployment:
+        event = self._history.event(record.deployment_id, flow.TABLE[record.step, outcome].event)
+        moved = flow.advance(record, outcome, now=self._clock())
+        moved = replace(moved, generation=record.generation + 1, grace_seconds=grace_seconds)
+        await self._book.save(moved, event=event)
+        self._operations.start(record.deployment_id)
+        return moved
+
+    async def drift(self, deployment_id: str) -> tuple[Change, ...]:
+        """What a repair would change: nothing when it runs as it should. Raises NotFound, Unavailable."""
+        record = self._book.get(deployment_id)
+        if record.engine_id not in record.touched or record.state is State.STOPPED:
+            return ()
+        seen = await self._engines.fetch(record.engine_id, record.workload_id)
+        if seen is None:
+            return (Change(action=Action.CREATE, target="workload", new_value=record.workload_id),)
+        made = await self._engines.plan(record.engine_id, record.workload_id, record.wish)
+        return () if made.action is Action.NONE else made.changes
+
+    async def repair(self, deployment_id: str) -> Deployment:
+        """Make it as it should be, when it is not; see `control`."""
+        if not await self.drift(deployment_id):
+            return self._book.get(deployment_id)
+        return await self.control(deployment_id, Outcome.REPAIR)
+
     async def delete(
         self, deployment_id: str, *, etag: str = "", force: bool = False, remove_volumes: bool = False
     ) -> Deployment:
@@ -296,6 +355,12 @@ def _good(existing: Deployment | None) -> Wish | None:
 def _etag(existing: Deployment | None) -> str:
     """The etag that a plan carries: also "there is none" is something that an apply can rely on."""
     return existing.etag if existing is not None else ABSENT
+
+
+def _is_done(record: Deployment, outcome: Outcome) -> bool:
+    if outcome is Outcome.STOP:
+        return record.state is State.STOPPED
+    return outcome is Outcome.START and record.state in _WELL
 
 
 def _is_so(existing: Deployment, wish: Wish) -> bool:

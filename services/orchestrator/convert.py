@@ -89,20 +89,22 @@ def plan_pb(made: Plan, *, node_id: str) -> pb.PlanManifestResponse:
     """What an apply would do, to the wire."""
     return pb.PlanManifestResponse(
         action=types_pb2.ChangeAction.ValueType(int(made.action)),
-        changes=[
-            types_pb2.PlannedChange(
-                action=types_pb2.ChangeAction.ValueType(int(item.action)),
-                target=item.target,
-                field_path=item.field_path,
-                old_value=item.old_value,
-                new_value=item.new_value,
-                forces=item.forces,
-            )
-            for item in made.changes
-        ],
+        changes=[change_pb(item) for item in made.changes],
         decision=decision(made.decision, node_id=node_id),
         issues=[issue_pb(item) for item in made.issues],
         etag=made.etag,
+    )
+
+
+def change_pb(item: Change) -> types_pb2.PlannedChange:
+    """One planned change, to the wire."""
+    return types_pb2.PlannedChange(
+        action=types_pb2.ChangeAction.ValueType(int(item.action)),
+        target=item.target,
+        field_path=item.field_path,
+        old_value=item.old_value,
+        new_value=item.new_value,
+        forces=item.forces,
     )
 
 

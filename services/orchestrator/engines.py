@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -17,12 +17,14 @@ from beemesh.engine.v1 import workload_pb2
 from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from beemesh.type.v1 import types_pb2
+from google.protobuf.duration_pb2 import Duration
 
 from services.errors import BeemeshError, NotFound
 from services.orchestrator import convert, selection
 from services.orchestrator.model import Config, Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
 from services.orchestrator.steps import UNKNOWN, unreachable
 from services.rpc.client import connect
+from services.rpc.convert import duration
 from services.rpc.deadline import budget
 from services.rpc.errors import translated
 from services.telemetry import Log
@@ -292,6 +294,24 @@ class GrpcEngines:
             raise
         return _observed(answer.workload, engine_id)
 
+    async def stop(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        """Stop and keep."""
+        request = engine_pb.StopWorkloadRequest(workload_id=workload_id, grace_period=_grace(grace_seconds))
+        with translated():
+            await self._stub(engine_id).StopWorkload(request, timeout=self._timeouts.remove)
+
+    async def start(self, engine_id: str, workload_id: str) -> None:
+        """Start what was stopped, without recreating it."""
+        request = engine_pb.StartWorkloadRequest(workload_id=workload_id)
+        with translated():
+            await self._stub(engine_id).StartWorkload(request, timeout=self._timeouts.deploy)
+
+    async def restart(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        """Stop and start in place."""
+        request = engine_pb.RestartWorkloadRequest(workload_id=workload_id, grace_period=_grace(grace_seconds))
+        with translated():
+            await self._stub(engine_id).RestartWorkload(request, timeout=self._timeouts.deploy)
+
     async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
         """Return when the engine has confirmed that nothing is left: the fence."""
         request = engine_pb.RemoveWorkloadRequest(
@@ -312,6 +332,30 @@ class GrpcEngines:
         finally:
             call.cancel()
 
+    async def stats(self, engine_id: str, workload_id: str) -> engine_pb.GetWorkloadStatsResponse:
+        """One sample of each component."""
+        request = engine_pb.GetWorkloadStatsRequest(workload_id=workload_id)
+        with translated():
+            return await self._stub(engine_id).GetWorkloadStats(request, timeout=budget(self._timeouts.query))
+
+    async def export(self, engine_id: str, workload_id: str) -> engine_pb.ExportManifestResponse:
+        """The workload as it runs, rendered by the engine."""
+        request = engine_pb.ExportManifestRequest(workload_id=workload_id)
+        with translated():
+            return await self._stub(engine_id).ExportManifest(request, timeout=budget(self._timeouts.query))
+
+    async def exec(
+        self, engine_id: str, requests: AsyncIterator[engine_pb.ExecWorkloadRequest]
+    ) -> AsyncGenerator[engine_pb.ExecWorkloadResponse, None]:
+        """Run a command in a component; closing the iterator ends the engine's side, and with it the command."""
+        call = self._stub(engine_id).ExecWorkload(requests, timeout=budget(_WATCH_SECONDS))
+        try:
+            with translated():
+                async for message in call:
+                    yield message
+        finally:
+            call.cancel()
+
     def channel(self, name: str) -> grpc.aio.Channel:
         """The channel to an engine by id or alias, for the relay; raises NotFound, Unavailable."""
         return self._link(selection.resolve(name, self.views().values())).channel
@@ -324,6 +368,10 @@ class GrpcEngines:
         if link is None:
             raise unreachable(engine_id)
         return link
+
+
+def _grace(seconds: float | None) -> Duration | None:
+    return None if seconds is None else duration(seconds)
 
 
 def _any(deployment: Deployment) -> bool:

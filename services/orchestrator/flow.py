@@ -43,6 +43,16 @@ class Outcome(StrEnum):
     REMOVED = "REMOVED"
     ROLL_BACK = "ROLL_BACK"
     """The wish failed, and the last good one is to run instead."""
+    STOP = "STOP"
+    """The client wants it stopped and kept."""
+    START = "START"
+    """The client wants it to run again."""
+    RESTART = "RESTART"
+    """The client wants it restarted in place."""
+    REPAIR = "REPAIR"
+    """It is not as it should be, and is to be made so."""
+    STOPPED = "STOPPED"
+    STARTED = "STARTED"
     DELETE = "DELETE"
     """The client wants it gone."""
 
@@ -80,6 +90,26 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
         (step, Outcome.ROLL_BACK): Row(step=Step.SELECT, state=State.ROLLING_BACK, event="ROLLING_BACK")
         for step in (Step.SELECT, Step.DEPLOY, Step.SETTLE)
     },
+    (Step.REST, Outcome.STOP): Row(step=Step.STOP, state=State.DEPLOYING, event="STOPPING"),
+    (Step.REST, Outcome.START): Row(step=Step.START, state=State.DEPLOYING, event="STARTING"),
+    (Step.REST, Outcome.RESTART): Row(step=Step.RESTART, state=State.DEPLOYING, event="RESTARTING"),
+    (Step.REST, Outcome.REPAIR): Row(step=Step.FENCE, state=State.DEPLOYING, event="REPAIRING"),
+    (Step.STOP, Outcome.STOPPED): Row(step=Step.REST, state=State.STOPPED, event="STOPPED"),
+    (Step.STOP, Outcome.UNREACHABLE): Row(step=Step.STOP, state=State.DEGRADED, event="STOP_DELAYED", later=True),
+    (Step.START, Outcome.STARTED): Row(step=Step.SETTLE, state=State.DEPLOYING, event="STARTED"),
+    (Step.START, Outcome.UNREACHABLE): Row(step=Step.START, state=State.DEGRADED, event="START_DELAYED", later=True),
+    (Step.RESTART, Outcome.STARTED): Row(step=Step.SETTLE, state=State.DEPLOYING, event="RESTARTED"),
+    (Step.RESTART, Outcome.UNREACHABLE): Row(
+        step=Step.RESTART, state=State.DEGRADED, event="RESTART_DELAYED", later=True
+    ),
+    **{
+        (step, Outcome.VANISHED): Row(step=Step.DEPLOY, state=State.DEPLOYING, event="VANISHED")
+        for step in (Step.START, Step.RESTART)
+    },
+    **{
+        (step, Outcome.REFUSED): Row(step=Step.REST, state=State.FAILED, event="REFUSED")
+        for step in (Step.STOP, Step.START, Step.RESTART)
+    },
     (Step.REMOVE, Outcome.REMOVED): Row(step=Step.GONE, state=State.DELETED, event="REMOVED"),
     (Step.REMOVE, Outcome.UNREACHABLE): Row(
         step=Step.REMOVE, state=State.DELETING, event="REMOVAL_DELAYED", later=True
@@ -90,7 +120,7 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
     (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.DEGRADED, event="DRIFTED"),
     **{
         (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING, event="DELETION_ACCEPTED")
-        for step in (Step.SELECT, Step.FENCE, Step.DEPLOY, Step.SETTLE, Step.REST)
+        for step in set(Step) - {Step.REMOVE, Step.GONE}
     },
 }
 
@@ -137,7 +167,7 @@ def roll_back(deployment: Deployment) -> Deployment:
 
 def _is_clean(state: State) -> bool:
     """Whether an earlier failure is history now; while an operation goes on after one, its reason stays readable."""
-    return state in (State.ACTIVE, State.SUCCEEDED, State.DELETED, State.DELETING)
+    return state in (State.ACTIVE, State.SUCCEEDED, State.STOPPED, State.DELETED, State.DELETING)
 
 
 _UNCERTAIN = {

@@ -34,6 +34,9 @@ class Step(StrEnum):
     FENCE = "FENCE"
     DEPLOY = "DEPLOY"
     SETTLE = "SETTLE"
+    STOP = "STOP"
+    START = "START"
+    RESTART = "RESTART"
     REST = "REST"
     REMOVE = "REMOVE"
     GONE = "GONE"
@@ -218,6 +221,8 @@ class Deployment:
     """`wish` is the one that was rolled back to; the failed one is the revision before, its failure in `failure`."""
     remove_volumes: bool = False
     force: bool = False
+    grace_seconds: float | None = None
+    """Of a stop or restart that was asked for; None: what the manifest says."""
     retries: int = 0
     """How often the current step was tried and could not be finished."""
     request_id: str = ""

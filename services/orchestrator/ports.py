@@ -41,6 +41,15 @@ class Engines(Protocol):
     async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
         """The workload now; None only because the engine said that there is none."""
 
+    async def stop(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        """Stop and keep; raises NotFound when it is not there."""
+
+    async def start(self, engine_id: str, workload_id: str) -> None:
+        """Start what was stopped, without recreating it; raises NotFound when it is not there."""
+
+    async def restart(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        """Stop and start in place; raises NotFound when it is not there."""
+
     async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
         """Return when the engine has confirmed that nothing of the workload is left: the fence."""
 

@@ -8,7 +8,7 @@ from services.identity import hash_label
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import Deployment, Step
+from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.ports import Engines
 from services.orchestrator.steps import broken, outcome_of
 
@@ -47,7 +47,8 @@ class Reconciler:
                     await self._look(record)
 
     async def _look(self, record: Deployment) -> None:
-        if record.step is not Step.REST or record.engine_id not in record.touched:
+        at_rest = record.step is Step.REST and record.state is not State.STOPPED
+        if not at_rest or record.engine_id not in record.touched:
             return
         seen = self._engines.observed(record.engine_id, record.workload_id)
         if seen is not None and hash_label(seen.digest) != record.deployed:

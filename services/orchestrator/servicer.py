@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
@@ -12,22 +12,21 @@ from beemesh.engine.v1 import workload_pb2
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from beemesh.type.v1 import types_pb2
-from google.protobuf.duration_pb2 import Duration
 
-from services import identity
-from services.errors import Aborted, BeemeshError, DeadlineExceeded, FailedPrecondition, NotFound, Unimplemented
-from services.orchestrator import convert
+from services.errors import DeadlineExceeded, FailedPrecondition, NotFound
+from services.orchestrator import convert, waits
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.engines import GrpcEngines
+from services.orchestrator.flow import Outcome
 from services.orchestrator.history import History
-from services.orchestrator.model import Action, Deployment, State, Step
+from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
-from services.orchestrator.requests import Accepted, ApplyRequest, read
+from services.orchestrator.requests import ApplyRequest, read
 from services.orchestrator.store import Store
-from services.orchestrator.views import View, Views
+from services.orchestrator.views import Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
 from services.rpc.listing import paginate, parse_filter
@@ -35,14 +34,11 @@ from services.rpc.unfinished import unfinished
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
 
-_WAIT_MAX = 3600.0
 _HEARD_SECONDS = 10.0
 """How long an apply that finds nothing to do waits for an engine that is out of reach."""
 
 _REVISIONS_MAX = 10**11
 _SAMPLE = 100
-_DEADLINE_MARGIN = 0.05
-"""Seconds kept back so that the answer is out before the caller's deadline."""
 
 
 @unfinished(SERVICE)
@@ -75,19 +71,19 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def ApplyManifest(self, request: pb.ApplyManifestRequest, context: Any) -> pb.ApplyManifestResponse:
         """Accept, then wait as asked; the apply itself outlives its caller."""
         asked = convert.apply_request(request, owner="")
-        wait = _wait(request, context)
+        wait = waits.wait_of(request, context)
         deadline.detach()
         # Shielded: once parsed, a caller that leaves does not interrupt the acceptance half-way.
         accepted = await asyncio.shield(self._applier.apply(asked))
         record = accepted.deployment
         if not request.validate_only and wait > 0:
             record = await self._operations.settled(record.deployment_id, record.generation, wait)
-            _raise_failure(record)
+            waits.raise_failure(record)
             if self._views.of(record).state is State.UNKNOWN:
                 await self._views.heard(record.deployment_id, min(wait, _HEARD_SECONDS))
         return pb.ApplyManifestResponse(
             deployment=self._deployment(record),
-            action=types_pb2.ChangeAction.ValueType(int(_done(accepted, record))),
+            action=types_pb2.ChangeAction.ValueType(int(waits.done(accepted, record))),
             issues=[convert.issue_pb(item) for item in accepted.issues],
         )
 
@@ -131,7 +127,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self, request: pb.WatchDeploymentsRequest, context: Any
     ) -> AsyncIterator[pb.WatchDeploymentsResponse]:
         """The feed of views."""
-        name = _id(request.name) if request.name else ""
+        name = waits.id_of(request.name) if request.name else ""
         feed = self._views.feed.watch(
             resume_token=request.resume_token,
             match=(lambda view: view.record.deployment_id == name) if name else None,
@@ -147,7 +143,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def WaitDeployment(self, request: pb.WaitDeploymentRequest, context: Any) -> pb.WaitDeploymentResponse:
         """Block until a state is reached by the generation that was there when the wait began."""
         wanted = {State(value) for value in request.states} or {State.ACTIVE, State.SUCCEEDED}
-        timeout = _bounded(request.timeout if request.HasField("timeout") else None, "timeout", context)
+        timeout = waits.bounded(request.timeout if request.HasField("timeout") else None, "timeout", context)
         record = self._record(request.name)
         generation = request.generation or record.generation
         async with contextlib.aclosing(self._views.feed.watch()) as events:
@@ -157,7 +153,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
                         view = event.item
                         if view is None or view.record.deployment_id != record.deployment_id:
                             continue
-                        if _reached(view, wanted, generation):
+                        if waits.reached(view, wanted, generation):
                             return pb.WaitDeploymentResponse(deployment=convert.deployment(view, node_id=self._node_id))
         raise DeadlineExceeded(
             f"deployment {record.deployment_id!r} is {self._views.of(self._record(request.name)).state.name} after "
@@ -170,7 +166,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self, request: pb.ListDeploymentEventsRequest, context: Any
     ) -> pb.ListDeploymentEventsResponse:
         """A page of the kept events, oldest first; those of a deleted deployment too, while they are kept."""
-        kept = await asyncio.to_thread(self._history.of, _id(request.name))
+        kept = await asyncio.to_thread(self._history.of, waits.id_of(request.name))
         if not kept:
             self._record(request.name)
         page, token = paginate(
@@ -193,14 +189,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """Accept an earlier revision, then wait until it runs."""
         if request.revision < 0:
             raise convert.bad("revision", "must not be negative")
-        wait = _bounded(None, "wait", context)
+        wait = waits.bounded(None, "wait", context)
         deadline.detach()
         accepted = await asyncio.shield(
-            self._applier.roll_back(_id(request.name), request.revision, request_id=request.request_id)
+            self._applier.roll_back(waits.id_of(request.name), request.revision, request_id=request.request_id)
         )
         record = accepted.deployment
         record = await self._operations.settled(record.deployment_id, record.generation, wait)
-        _raise_failure(record)
+        waits.raise_failure(record)
         return pb.RollbackDeploymentResponse(deployment=self._deployment(record))
 
     async def ListDeploymentRevisions(
@@ -246,10 +242,84 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         names = await self._orphans.purge(wanted, force=request.force)
         return pb.PurgeOrphansResponse(purge_count=len(names), purge_sample=names[:_SAMPLE])
 
+    async def StopDeployment(self, request: pb.StopDeploymentRequest, context: Any) -> pb.StopDeploymentResponse:
+        """Stop and keep; it stays stopped over restarts."""
+        return pb.StopDeploymentResponse(deployment=await self._control(request, Outcome.STOP, context))
+
+    async def StartDeployment(self, request: pb.StartDeploymentRequest, context: Any) -> pb.StartDeploymentResponse:
+        """Start what was stopped."""
+        return pb.StartDeploymentResponse(deployment=await self._control(request, Outcome.START, context))
+
+    async def RestartDeployment(
+        self, request: pb.RestartDeploymentRequest, context: Any
+    ) -> pb.RestartDeploymentResponse:
+        """Stop and start in place."""
+        return pb.RestartDeploymentResponse(deployment=await self._control(request, Outcome.RESTART, context))
+
+    async def _control(
+        self,
+        request: pb.StopDeploymentRequest | pb.StartDeploymentRequest | pb.RestartDeploymentRequest,
+        outcome: Outcome,
+        context: Any,
+    ) -> pb.Deployment:
+        grace = None
+        if not isinstance(request, pb.StartDeploymentRequest) and request.HasField("grace_period"):
+            grace = from_duration(request.grace_period, field="grace_period", high=waits.WAIT_MAX)
+        wait = waits.bounded(None, "wait", context)
+        deadline.detach()
+        record = await asyncio.shield(self._applier.control(waits.id_of(request.name), outcome, grace_seconds=grace))
+        return await self._carried_out(record, wait)
+
+    async def _carried_out(self, record: Deployment, wait: float) -> pb.Deployment:
+        record = await self._operations.settled(record.deployment_id, record.generation, wait)
+        waits.raise_failure(record)
+        return self._deployment(record)
+
+    async def CheckDrift(self, request: pb.CheckDriftRequest, context: Any) -> pb.CheckDriftResponse:
+        """What a repair would change."""
+        changes = await self._applier.drift(waits.id_of(request.name))
+        return pb.CheckDriftResponse(drifted=bool(changes), changes=[convert.change_pb(item) for item in changes])
+
+    async def ReconcileDeployment(
+        self, request: pb.ReconcileDeploymentRequest, context: Any
+    ) -> pb.ReconcileDeploymentResponse:
+        """Repair what has drifted, then wait until it runs."""
+        wait = waits.bounded(None, "wait", context)
+        deadline.detach()
+        record = await asyncio.shield(self._applier.repair(waits.id_of(request.name)))
+        return pb.ReconcileDeploymentResponse(deployment=await self._carried_out(record, wait))
+
+    async def ExecDeployment(
+        self, requests: AsyncIterator[pb.ExecDeploymentRequest], context: Any
+    ) -> AsyncIterator[pb.ExecDeploymentResponse]:
+        """The first message names the deployment; the rest is the engine's exec, passed on."""
+        first = await anext(aiter(requests), None)
+        if first is None or first.exec.WhichOneof("input") != "start":
+            raise convert.bad("exec.start", "the first message names the deployment and starts a command")
+        record = self._deployed(first.name)
+        first.exec.start.workload_id = record.workload_id
+
+        async def inner() -> AsyncIterator[engine_pb.ExecWorkloadRequest]:
+            yield first.exec
+            async for request in requests:
+                yield request.exec
+
+        async with contextlib.aclosing(self._engines.exec(record.engine_id, inner())) as answers:
+            async for answer in answers:
+                yield pb.ExecDeploymentResponse(exec=answer)
+
+    async def GetDeploymentStats(
+        self, request: pb.GetDeploymentStatsRequest, context: Any
+    ) -> pb.GetDeploymentStatsResponse:
+        """One sample of each component."""
+        record = self._deployed(request.name)
+        answer = await self._engines.stats(record.engine_id, record.workload_id)
+        return pb.GetDeploymentStatsResponse(stats=answer.stats)
+
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Any) -> pb.DeleteDeploymentResponse:
         """Accept, then wait as asked; the deletion itself outlives its caller."""
-        wait = _wait(request, context)
-        deployment_id = _id(request.name)
+        wait = waits.wait_of(request, context)
+        deployment_id = waits.id_of(request.name)
         deadline.detach()
         try:
             record = await asyncio.shield(
@@ -264,18 +334,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         if wait > 0:
             record = await self._operations.settled(deployment_id, record.generation, wait)
             if record.step is Step.REMOVE and record.failure is not None:
-                raise _carrying(record.failure.error(), record)
+                raise waits.carrying(record.failure.error(), record)
         return pb.DeleteDeploymentResponse(deployment=self._deployment(record))
 
     async def StreamDeploymentLogs(
         self, request: pb.StreamDeploymentLogsRequest, context: Any
     ) -> AsyncIterator[pb.StreamDeploymentLogsResponse]:
         """The engine's log stream, passed on."""
-        record = self._record(request.name)
-        if not record.engine_id:
-            raise FailedPrecondition(
-                f"deployment {record.deployment_id!r} runs on no engine yet", reason="NOT_DEPLOYED"
-            )
+        record = self._deployed(request.name)
         asked = engine_pb.StreamWorkloadLogsRequest(
             workload_id=record.workload_id,
             component_id=request.component_id,
@@ -293,13 +359,21 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def ExportDeployment(self, request: pb.ExportDeploymentRequest, context: Any) -> pb.ExportDeploymentResponse:
         """The manifest as it was applied."""
         if request.live:
-            raise _unfinished("ExportDeployment with live")
+            record = self._deployed(request.name)
+            live = await self._engines.export(record.engine_id, record.workload_id)
+            return pb.ExportDeploymentResponse(manifest=live.manifest, issues=live.issues)
         wish = self._record(request.name).wish
         manifest = types_pb2.Manifest(content=wish.manifest, format=types_pb2.ManifestFormat.ValueType(wish.format))
         return pb.ExportDeploymentResponse(manifest=manifest)
 
+    def _deployed(self, name: str) -> Deployment:
+        record = self._record(name)
+        if record.engine_id not in record.touched:
+            raise FailedPrecondition(f"deployment {record.deployment_id!r} runs on no engine", reason="NOT_DEPLOYED")
+        return record
+
     def _record(self, name: str) -> Deployment:
-        return self._book.get(_id(name))
+        return self._book.get(waits.id_of(name))
 
     def _deployment(self, record: Deployment) -> pb.Deployment:
         return convert.deployment(self._views.of(record), node_id=self._node_id)
@@ -310,59 +384,3 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         if wanted.get("engine", record.engine_id) != record.engine_id:
             return False
         return wanted.get("state", "").upper() in ("", self._views.of(record).state.name)
-
-
-def _id(name: str) -> str:
-    return identity.check_deployment_id(identity.bare(name, "deployments"), field="name")
-
-
-def _wait(request: pb.ApplyManifestRequest | pb.DeleteDeploymentRequest, context: Any) -> float:
-    """Seconds to wait: as asked, else until the caller's deadline."""
-    return _bounded(request.wait if request.HasField("wait") else None, "wait", context)
-
-
-def _bounded(asked: Duration | None, field: str, context: Any) -> float:
-    seconds = _WAIT_MAX if asked is None else from_duration(asked, field=field, high=_WAIT_MAX)
-    remaining = context.time_remaining()
-    return seconds if remaining is None else min(seconds, max(0.0, remaining - _DEADLINE_MARGIN))
-
-
-def _reached(view: View, wanted: Collection[State], generation: int) -> bool:
-    """Whether the wait is over; raises what made the deployment fail, or Aborted when another generation took over."""
-    if view.record.generation != generation:
-        raise Aborted(
-            f"deployment {view.record.deployment_id!r} is at generation {view.record.generation}, not {generation}",
-            reason="SUPERSEDED",
-            metadata={"generation": str(view.record.generation)},
-        )
-    if view.state in wanted:
-        return True
-    if view.state is State.DELETED:
-        raise NotFound(f"deployment {view.record.deployment_id!r} was deleted", reason="DEPLOYMENT_NOT_FOUND")
-    _raise_failure(view.record)
-    return False
-
-
-def _done(accepted: Accepted, record: Deployment) -> Action:
-    """What was done: NONE as accepted, else as the engine did it."""
-    same = record.generation == accepted.deployment.generation
-    return accepted.action if accepted.action is Action.NONE or not same else record.action
-
-
-def _raise_failure(record: Deployment) -> None:
-    """A failed (or waiting) operation is an RPC error that names the deployment."""
-    if record.failure is not None and record.state in (State.FAILED, State.DEGRADED, State.ROLLED_BACK):
-        raise _carrying(record.failure.error(), record)
-
-
-def _carrying(error: BeemeshError, record: Deployment) -> BeemeshError:
-    error.metadata |= {
-        "deployment": f"deployments/{record.deployment_id}",
-        "state": record.state.name,
-        "generation": str(record.generation),
-    }
-    return error
-
-
-def _unfinished(verb: str) -> Unimplemented:
-    return Unimplemented(f"{verb} is not there yet", reason="UNSUPPORTED_VERB", metadata={"verb": verb})

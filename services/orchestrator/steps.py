@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from services.errors import BeemeshError, Code, FailedPrecondition, Unavailable
+from services.errors import BeemeshError, Code, FailedPrecondition, NotFound, Unavailable
 from services.identity import hash_label
 from services.orchestrator import flow, selection
 from services.orchestrator.book import Book
@@ -105,6 +105,8 @@ class Steps:
                 return await self._deploy(record)
             case Step.SETTLE:
                 return await self._settle(record)
+            case Step.STOP | Step.START | Step.RESTART:
+                return await self._control(record)
             case Step.REMOVE:
                 return await self._remove(record)
             case Step.REST | Step.GONE:
@@ -210,6 +212,25 @@ class Steps:
                 failure = broken(record, message) if outcome is Outcome.BROKEN else None
                 return Result(record=replace(record, message=message), outcome=outcome, failure=failure)
             await self._engines.wait_changed(record.workload_id, _LOOK_SECONDS)
+
+    async def _control(self, record: Deployment) -> Result:
+        """Stop, start or restart in place; what is not there is made anew, or was stopped for good."""
+        engine_id, workload_id, grace = record.engine_id, record.workload_id, record.grace_seconds
+        try:
+            if record.step is Step.STOP:
+                await self._engines.stop(engine_id, workload_id, grace_seconds=grace)
+            elif record.step is Step.START:
+                await self._engines.start(engine_id, workload_id)
+            else:
+                await self._engines.restart(engine_id, workload_id, grace_seconds=grace)
+        except NotFound:
+            outcome = Outcome.STOPPED if record.step is Step.STOP else Outcome.VANISHED
+            return Result(record=record, outcome=outcome)
+        except BeemeshError as error:
+            if flow.is_uncertain(error) or error.code is Code.ABORTED:
+                raise
+            return Result(record=record, outcome=Outcome.REFUSED, failure=Failure.of(error))
+        return Result(record=record, outcome=Outcome.STOPPED if record.step is Step.STOP else Outcome.STARTED)
 
     async def _remove(self, record: Deployment) -> Result:
         record, failure = await self._empty(record, keep="", remove_volumes=record.remove_volumes, force=record.force)

@@ -10,7 +10,7 @@ from services.orchestrator.book import Book
 from services.orchestrator.model import Deployment, Observed, State, Step
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.ports import Engines
-from services.orchestrator.steps import DEGRADED, STARTING, UNKNOWN
+from services.orchestrator.steps import DEGRADED, STARTING, STOPPED, UNKNOWN
 from services.rpc.watch import Feed
 
 
@@ -74,6 +74,8 @@ def _effective(record: Deployment, seen: Observed | None) -> tuple[State, str]:
         return record.state, record.message
     if seen.state == UNKNOWN:
         return State.UNKNOWN, seen.message
+    if record.state is State.ACTIVE and seen.state == STOPPED:
+        return State.STOPPED, seen.message
     if record.state is State.ACTIVE and seen.state in (STARTING, DEGRADED):
         return State.DEGRADED, seen.message
     return record.state, record.message

@@ -234,6 +234,57 @@ async def test_orphans_are_purged_only_by_force(node: LocalNode) -> None:
     assert not (await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)).workloads
 
 
+async def test_stop_start_and_restart_keep_the_workload(node: LocalNode) -> None:
+    """The same container, stopped and started; the states say so, also after the orchestrator's restart."""
+    before = (await apply(node)).deployment.instances[0].workload.uid
+    stopped = await node.orchestrator.StopDeployment(pb.StopDeploymentRequest(name=ID), timeout=10)
+    assert stopped.deployment.state == pb.DEPLOYMENT_STATE_STOPPED
+    await node.cut("orchestrator")
+    node.start("orchestrator")
+    await node.ready()
+    assert await state(node) in (pb.DEPLOYMENT_STATE_STOPPED, pb.DEPLOYMENT_STATE_UNKNOWN)
+    started = await node.orchestrator.StartDeployment(pb.StartDeploymentRequest(name=ID), timeout=10)
+    assert started.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+    restarted = await node.orchestrator.RestartDeployment(pb.RestartDeploymentRequest(name=ID), timeout=10)
+    assert restarted.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+    assert restarted.deployment.instances[0].workload.uid == before
+
+
+async def test_what_vanished_is_drift_that_one_reconcile_repairs(node: LocalNode) -> None:
+    """Removed behind our back: DRIFTED is told, CheckDrift names it, and a reconcile makes it anew once."""
+    workload = (await apply(node)).deployment.instances[0].workload_id
+    await node.engine.RemoveWorkload(engine_pb.RemoveWorkloadRequest(workload_id=workload), timeout=5)
+    async with asyncio.timeout(5):
+        while await state(node) != pb.DEPLOYMENT_STATE_DEGRADED:
+            await asyncio.sleep(0.02)
+    drift = await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name=ID), timeout=5)
+    assert (drift.drifted, drift.changes[0].action) == (True, types_pb2.CHANGE_ACTION_CREATE)
+    repaired = await node.orchestrator.ReconcileDeployment(pb.ReconcileDeploymentRequest(name=ID), timeout=10)
+    assert repaired.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+    listed = await node.orchestrator.ListDeploymentEvents(pb.ListDeploymentEventsRequest(name=ID), timeout=5)
+    reasons = [event.reason for event in listed.events]
+    assert (reasons.count("DRIFTED"), reasons.count("REPAIRING")) == (1, 1)
+    again = await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name=ID), timeout=5)
+    assert not again.drifted
+
+
+async def test_exec_stats_and_live_export_reach_the_engine(node: LocalNode) -> None:
+    """A command's exit status, a sample for each component, and the manifest as it runs."""
+    await apply(node)
+
+    async def requests() -> AsyncIterator[pb.ExecDeploymentRequest]:
+        start = engine_pb.ExecStart(component_id="main", command=["echo", "hello"])
+        yield pb.ExecDeploymentRequest(name=ID, exec=engine_pb.ExecWorkloadRequest(start=start))
+
+    answers = [answer async for answer in node.orchestrator.ExecDeployment(requests(), timeout=10)]
+    assert b"".join(answer.exec.stdout for answer in answers) == b"hello\n"
+    assert answers[-1].exec.exit_status.exit_code == 0
+    stats = await node.orchestrator.GetDeploymentStats(pb.GetDeploymentStatsRequest(name=ID), timeout=5)
+    assert len(stats.stats) == 1
+    live = await node.orchestrator.ExportDeployment(pb.ExportDeploymentRequest(name=ID, live=True), timeout=5)
+    assert "busybox:1" in live.manifest.content
+
+
 async def test_events_are_listed_and_followed_over_a_restart(node: LocalNode) -> None:
     """The history survives the orchestrator, and a watch goes on after the last event seen, each once."""
     await apply(node)

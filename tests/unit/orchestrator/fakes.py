@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from services.errors import BeemeshError, Unavailable
+from services.errors import BeemeshError, NotFound, Unavailable
 from services.orchestrator.model import (
     Action,
     Announced,
@@ -19,7 +19,7 @@ from services.orchestrator.model import (
     Plan,
     Wish,
 )
-from services.orchestrator.steps import RUNNING, UNKNOWN, unreachable
+from services.orchestrator.steps import RUNNING, STOPPED, UNKNOWN, unreachable
 
 KUBERNETES, COMPOSE, VIRTUAL_MACHINE, FUNCTION = 1, 2, 3, 4
 
@@ -141,6 +141,21 @@ class FakeEngines:
 
     async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
         return self._seen(self._reach(engine_id, "fetch"), workload_id)
+
+    async def stop(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        self._set(engine_id, "stop", workload_id, STOPPED)
+
+    async def start(self, engine_id: str, workload_id: str) -> None:
+        self._set(engine_id, "start", workload_id, RUNNING)
+
+    async def restart(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
+        self._set(engine_id, "restart", workload_id, RUNNING)
+
+    def _set(self, engine_id: str, call: str, workload_id: str, state: int) -> None:
+        engine = self._reach(engine_id, call)
+        if workload_id not in engine.workloads:
+            raise NotFound("not there", reason="WORKLOAD_NOT_FOUND")
+        engine.workloads[workload_id] = (engine.workloads[workload_id][0], state)
 
     async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
         engine = self._reach(engine_id, "remove")

@@ -19,6 +19,7 @@ from services.errors import (
     Unavailable,
 )
 from services.orchestrator import flow
+from services.orchestrator.flow import Outcome
 from services.orchestrator.model import Action, State, Step
 from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.steps import FAILED, RUNNING, SUCCEEDED
@@ -358,6 +359,67 @@ async def test_a_first_apply_has_nothing_to_roll_back_to(start: Start) -> None:
     async with start(FakeEngines(view("podman"))) as core:
         core.engines["podman"].fail_deploy = [FailedPrecondition("no", reason="IMAGE_NOT_FOUND")]
         assert (await applied(core, rollback_on_failure=True))[1] is State.FAILED
+
+
+async def controlled(core: Core, outcome: Outcome) -> State:
+    record = await core.applier.control(ID, outcome)
+    return (await core.operations.settled(ID, record.generation, 5)).state
+
+
+async def test_a_stopped_deployment_stays_stopped_until_it_is_started(start: Start) -> None:
+    """Stop keeps the workload, withdraws the announcement and survives a restart; start does not recreate."""
+    engines, providers = FakeEngines(view("podman")), FakeProviders()
+    async with start(engines, providers) as core:
+        await applied(core)
+        assert await controlled(core, Outcome.STOP) is State.STOPPED
+        assert await controlled(core, Outcome.STOP) is State.STOPPED
+        await core.until(lambda: ID not in providers.said)
+    async with start(engines, providers) as core:
+        core.reconciler.touch(core.book.get(ID).workload_id)
+        await asyncio.sleep(0.05)
+        assert core.book.get(ID).state is State.STOPPED
+        with pytest.raises(FailedPrecondition, match="nothing to restart"):
+            await core.applier.control(ID, Outcome.RESTART)
+        assert await controlled(core, Outcome.START) is State.ACTIVE
+        assert engines["podman"].calls.count("deploy") == 1
+        await core.until(lambda: ID in providers.said)
+        await core.applier.delete(ID)
+        await core.until(lambda: core.book.find(ID) is None)
+
+
+async def test_applying_a_stopped_deployment_starts_it(start: Start) -> None:
+    """The same manifest again means that it shall run."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        await controlled(core, Outcome.STOP)
+        assert (await applied(core))[1] is State.ACTIVE
+        assert core.engines["podman"].calls.count("deploy") == 1
+
+
+async def test_drift_is_named_and_repaired_once(start: Start) -> None:
+    """What is gone is made again, with an event that says so; without drift a repair does nothing."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        assert await core.applier.drift(ID) == ()
+        before = core.book.get(ID)
+        assert await core.applier.repair(ID) == before
+        core.engines["podman"].workloads.clear()
+        assert [change.action for change in await core.applier.drift(ID)] == [Action.CREATE]
+        record = await core.applier.repair(ID)
+        assert (await core.operations.settled(ID, record.generation, 5)).state is State.ACTIVE
+        assert "REPAIRING" in [event.reason for event in core.history.of(ID)]
+        assert core.engines["podman"].calls.count("deploy") == 2
+
+
+async def test_a_restart_keeps_the_workload(start: Start) -> None:
+    """Restarted in place, and made anew when it turns out to be gone."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        assert await controlled(core, Outcome.RESTART) is State.ACTIVE
+        assert core.engines["podman"].calls.count("deploy") == 1
+        core.engines["podman"].workloads.clear()
+        assert await controlled(core, Outcome.RESTART) is State.ACTIVE
+        assert core.engines["podman"].calls.count("deploy") == 2
 
 
 async def test_a_plan_tells_and_touches_nothing(start: Start) -> None:

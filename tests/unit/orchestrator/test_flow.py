@@ -42,6 +42,8 @@ def test_deploy_is_entered_only_from_a_choice_a_fence_or_a_loss() -> None:
         (Step.SELECT, Outcome.CHOSEN),
         (Step.FENCE, Outcome.FENCED),
         (Step.SETTLE, Outcome.VANISHED),
+        (Step.START, Outcome.VANISHED),
+        (Step.RESTART, Outcome.VANISHED),
         (Step.DEPLOY, Outcome.UNREACHABLE),
     }
 
