@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from services.errors import BeemeshError, FailedPrecondition, InvalidArgument, N
 from services.rpc.errors import translated
 from tests.conformance.conftest import Case
 from tests.conformance.test_lifecycle import SECONDS, get, ids, remove, running
-from tests.conformance.test_power import claims, stop
+from tests.conformance.test_power import claims, restart, start, stop
 from tests.harness.engines import EngineClient
 from tests.harness.errors import refusal
 
@@ -155,34 +155,19 @@ async def test_verbs_that_are_not_claimed_are_unimplemented(case: Case) -> None:
     async with case.serve() as client:
         info = (await client.engine.GetEngineInfo(pb.GetEngineInfoRequest(), timeout=SECONDS)).info
         engine, claimed = client.engine, set(info.capabilities)
-        calls: dict[str, tuple[pb.EngineCapability.ValueType, Any]] = {
-            "StopWorkload": (
-                pb.ENGINE_CAPABILITY_STOP_START,
-                engine.StopWorkload(pb.StopWorkloadRequest(workload_id=one), timeout=SECONDS),
-            ),
-            "StartWorkload": (
-                pb.ENGINE_CAPABILITY_STOP_START,
-                engine.StartWorkload(pb.StartWorkloadRequest(workload_id=one), timeout=SECONDS),
-            ),
-            "RestartWorkload": (
-                pb.ENGINE_CAPABILITY_RESTART,
-                engine.RestartWorkload(pb.RestartWorkloadRequest(workload_id=one), timeout=SECONDS),
-            ),
-            "GetWorkloadStats": (
-                pb.ENGINE_CAPABILITY_STATS,
-                engine.GetWorkloadStats(pb.GetWorkloadStatsRequest(workload_id=one), timeout=SECONDS),
-            ),
-            "ExportManifest": (
-                pb.ENGINE_CAPABILITY_EXPORT,
-                engine.ExportManifest(pb.ExportManifestRequest(workload_id=one), timeout=SECONDS),
-            ),
-            "ExecWorkload": (
-                pb.ENGINE_CAPABILITY_EXEC,
-                run(client, pb.ExecWorkloadRequest(start=pb.ExecStart(workload_id=one, command=["true"]))),
-            ),
+        stats = pb.GetWorkloadStatsRequest(workload_id=one)
+        export = pb.ExportManifestRequest(workload_id=one)
+        command = pb.ExecWorkloadRequest(start=pb.ExecStart(workload_id=one, command=["true"]))
+        calls: dict[str, tuple[pb.EngineCapability.ValueType, Callable[[], Awaitable[Any]]]] = {
+            "StopWorkload": (pb.ENGINE_CAPABILITY_STOP_START, lambda: stop(client, one)),
+            "StartWorkload": (pb.ENGINE_CAPABILITY_STOP_START, lambda: start(client, one)),
+            "RestartWorkload": (pb.ENGINE_CAPABILITY_RESTART, lambda: restart(client, one)),
+            "GetWorkloadStats": (pb.ENGINE_CAPABILITY_STATS, lambda: engine.GetWorkloadStats(stats, timeout=SECONDS)),
+            "ExportManifest": (pb.ENGINE_CAPABILITY_EXPORT, lambda: engine.ExportManifest(export, timeout=SECONDS)),
+            "ExecWorkload": (pb.ENGINE_CAPABILITY_EXEC, lambda: run(client, command)),
         }
         for verb, (capability, call) in calls.items():
-            error = await refusal(call)
+            error = await refusal(call())
             if capability in claimed:
                 assert isinstance(error, NotFound), verb
             else:

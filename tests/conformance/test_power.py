@@ -28,6 +28,12 @@ async def stop(client: EngineClient, workload_id: str) -> wpb.Workload:
     return (await client.engine.StopWorkload(pb.StopWorkloadRequest(workload_id=workload_id), timeout=SECONDS)).workload
 
 
+async def restart(client: EngineClient, workload_id: str) -> wpb.Workload:
+    """Restart it."""
+    request = pb.RestartWorkloadRequest(workload_id=workload_id)
+    return (await client.engine.RestartWorkload(request, timeout=SECONDS)).workload
+
+
 async def start(client: EngineClient, workload_id: str) -> wpb.Workload:
     """Start it."""
     request = pb.StartWorkloadRequest(workload_id=workload_id)
@@ -80,8 +86,7 @@ async def test_a_restart_keeps_the_components(case: Case) -> None:
         await client.engine.DeployWorkload(case.deploy(), timeout=SECONDS)
         await running(client, case.workload_id)
         before = await get(client, case.workload_id)
-        request = pb.RestartWorkloadRequest(workload_id=case.workload_id)
-        await client.engine.RestartWorkload(request, timeout=SECONDS)
+        await restart(client, case.workload_id)
         await running(client, case.workload_id)
         after = await get(client, case.workload_id)
         assert ids(after) == ids(before)
@@ -93,13 +98,8 @@ async def test_what_is_not_there_cannot_be_stopped(case: Case) -> None:
     """NOT_FOUND for all three."""
     async with case.serve() as client:
         await claims(client, pb.ENGINE_CAPABILITY_STOP_START)
-        restart = pb.RestartWorkloadRequest(workload_id=case.workload_id)
-        for call in (
-            stop(client, case.workload_id),
-            start(client, case.workload_id),
-            client.engine.RestartWorkload(restart, timeout=SECONDS),
-        ):
-            error = await refusal(call)
+        for verb in (stop, start, restart):
+            error = await refusal(verb(client, case.workload_id))
             assert (type(error), error.reason) == (NotFound, "WORKLOAD_NOT_FOUND")
 
 

@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 from services.engines.engine import (
     Capability,
     Config,
-    Engine,
     Health,
     Info,
     Issue,
@@ -31,6 +30,7 @@ from services.engines.podman.probe import Probe
 from services.engines.podman.render import Image, Play, render
 from services.engines.podman.service import PodmanService
 from services.engines.podman.teardown import Teardown
+from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.streams import closed_after
 from services.errors import BeemeshError, Internal, NotFound, Unavailable
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
@@ -46,7 +46,7 @@ _SETTLE_SECONDS = 10.0
 _KEPT_OF_INSPECTION = ("State", "RestartCount")
 
 
-class PodmanEngine(Engine):
+class PodmanEngine(Verbs):
     """Kubernetes Pods on podman; see `Engine` for what each method promises."""
 
     def __init__(
@@ -87,7 +87,7 @@ class PodmanEngine(Engine):
             engine_version=metadata.version("beemesh"),
             backend_version=self._probe.version,
             api_version=self._probe.api_version,
-            capabilities=frozenset({Capability.LOGS, Capability.LOGS_FOLLOW, Capability.EVENTS, Capability.REPLICAS}),
+            capabilities=VERBS | {Capability.LOGS, Capability.LOGS_FOLLOW, Capability.EVENTS, Capability.REPLICAS},
             formats=frozenset({Format.KUBERNETES}),
             kinds=KINDS,
         )

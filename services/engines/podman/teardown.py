@@ -65,6 +65,19 @@ class Teardown:
                 "podman has removed the workload's pods, and still lists them", reason="BACKEND_TIMEOUT"
             )
 
+    async def stop(self, *, grace_seconds: float | None) -> None:
+        """End all containers as `run` does and keep the pods; raises DeadlineExceeded when something still runs."""
+        pods = await self._podman.pods(self._labels)
+        grace = max((_grace(pod) for pod in pods), default=0.0) if grace_seconds is None else grace_seconds
+        if grace > 0:
+            await self._stop(grace)
+        await self._kill()
+        if left := dict(self._unsettled(await self._podman.pods(self._labels), infra=False)):
+            raise DeadlineExceeded(
+                f"podman has stopped the workload, and {len(left)} of its containers still run",
+                reason="BACKEND_TIMEOUT",
+            )
+
     async def _stop(self, grace: float) -> None:
         """Stop every container, again if it was just between two lives, until all have exited or the time is over."""
         loop = asyncio.get_running_loop()
