@@ -11,6 +11,7 @@ from services import telemetry
 from services.engines.engine import Engine
 from services.engines.podman.api import Deadlines
 from services.engines.podman.engine import PodmanEngine
+from services.engines.podman.fields import NodePolicy
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
@@ -46,6 +47,8 @@ def make_engine(settings: PodmanSettings, node_id: str) -> Engine:
         network=settings.podman_network,
         clock=time.time,
         deadlines=Deadlines(pull=settings.pull_timeout),
+        policy=NodePolicy(host_access=settings.host_access),
+        init_timeout=settings.init_timeout,
     )
 
 

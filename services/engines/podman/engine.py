@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Self, TypeVar
 
+from services.engines.capacity import measure
 from services.engines.engine import (
     Capability,
+    Component,
     Config,
     Health,
     Info,
@@ -16,19 +18,25 @@ from services.engines.engine import (
     LogLine,
     LogQuery,
     Observation,
+    Resources,
     Spec,
 )
 from services.engines.podman import classify, version
 from services.engines.podman.api import Deadlines, Podman
+from services.engines.podman.create import Creator
 from services.engines.podman.credentials import logins_for, pull_secrets
-from services.engines.podman.fields import KINDS, check
+from services.engines.podman.fields import NodePolicy, check
+from services.engines.podman.hooks import Hooks
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.images import Images, pull_policy
 from services.engines.podman.logs import Logs, select
+from services.engines.podman.objects import Objects
 from services.engines.podman.observe import assemble, fingerprint
+from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
-from services.engines.podman.render import Image, Play, render
+from services.engines.podman.render import Image, render
 from services.engines.podman.service import PodmanService
+from services.engines.podman.target import PodmanTarget
 from services.engines.podman.teardown import Teardown
 from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.streams import closed_after
@@ -41,8 +49,8 @@ T = TypeVar("T")
 
 log = Log(__name__)
 
-_SETTLE_SECONDS = 10.0
-"""How long a play whose caller left is waited for before it is cleaned up: podman goes on with it."""
+_LAST_WORDS = 5
+_LAST_CHARACTERS = 500
 _KEPT_OF_INSPECTION = ("State", "RestartCount")
 
 
@@ -57,13 +65,22 @@ class PodmanEngine(Verbs):
         network: str = "podman",
         clock: Callable[[], float],
         deadlines: Deadlines | None = None,
+        policy: NodePolicy | None = None,
+        machine: Resources | None = None,
+        init_timeout: float = 600.0,
     ) -> None:
-        """`network` is the podman network that pods join; `clock` gives seconds since 1970."""
+        """`network` is the podman network that pods join; `clock` gives seconds since 1970.
+
+        `machine` is its size, of which a container without limits is told; an init container may take `init_timeout`.
+        """
         self.node_id = node_id
         self._service = service
         self._network = network
         self._clock = clock
         self._deadlines = deadlines
+        self._policy = policy or NodePolicy()
+        self._machine = machine or measure()
+        self._init_timeout = init_timeout
         self._probe = Probe(service=service, node_id=node_id, network=network, clock=clock)
         self._known: dict[str, tuple[tuple[object, ...], Mapping[str, Any]]] = {}
         """Inspections by container id, each with the fingerprint of the list entry it belongs to."""
@@ -72,6 +89,8 @@ class PodmanEngine(Verbs):
         await self._service.__aenter__()
         self._podman = Podman(UnixHttp(self._service.socket), deadlines=self._deadlines)
         self._images = Images(podman=self._podman)
+        self._objects = Objects(self._service.socket, deadlines=self._deadlines)
+        self._hooks = Hooks(PodmanTarget(self._podman, self._objects))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -98,33 +117,35 @@ class PodmanEngine(Verbs):
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """Everything outside the fields that are honoured."""
-        return check(manifest, config)
+        return check(manifest, config, self._policy)
 
     # Create
 
     async def create(self, spec: Spec) -> None:
-        """Pull what is missing, then play; roll back by label."""
-        play = render(spec, backend_version=await self._backend_version())
-        for image in play.images:
+        """Pull what is missing, then make it; roll back by label."""
+        plan = render(spec, machine=self._machine, network=self._network)
+        for image in plan.images:
             await self._provide(image, spec)
-        playing = asyncio.ensure_future(self._play(play))
+        creator = Creator(
+            objects=self._objects, hooks=self._hooks, last_words=self._last_words, init_timeout=self._init_timeout
+        )
         try:
-            errors = await asyncio.shield(playing)
-        except asyncio.CancelledError:
-            await asyncio.wait([playing], timeout=_SETTLE_SECONDS)
-            playing.cancel()
-            await asyncio.gather(playing, return_exceptions=True)
-            await self._roll_back(spec.workload_id)
+            await creator.run(plan)
+        except BaseException as error:  # a cancelled creation is cleaned up too
+            await self._roll_back(spec.workload_id, creator.new_claims, error)
             raise
-        except BeemeshError as error:  # it may have been done, or still be under way
-            await self._roll_back(spec.workload_id)
-            error.metadata["leftovers"] = "true"
-            raise
-        if errors:
-            failure = classify.start_error(errors, workload_id=spec.workload_id)
-            if not await self._roll_back(spec.workload_id):
-                failure.metadata["leftovers"] = "true"
-            raise failure
+
+    async def _last_words(self, container: str) -> str:
+        """The last lines of a container, for an error; empty when they cannot be had."""
+        found = Component(component_id=container, display_name=container)
+        query = LogQuery(tail_lines=_LAST_WORDS)
+        reader = Logs(podman=self._podman, components=[found], query=query, clock=self._clock)
+        try:
+            lines = [line.text async for batch in reader.batches() for line in batch]
+        except (Refusal, BeemeshError) as error:
+            log.debug("last_words_unknown", container=container, why=error)
+            return ""
+        return " / ".join(lines)[-_LAST_CHARACTERS:]
 
     async def _backend_version(self) -> tuple[int, ...]:
         if self._probe.version:
@@ -141,30 +162,16 @@ class PodmanEngine(Verbs):
             logins=logins_for(image.reference, pull_secrets(documents), documents),
         )
 
-    async def _play(self, play: Play) -> list[str]:
-        """Play all replicas at once; what podman says went wrong."""
-        results = await asyncio.gather(
-            *(self._play_one(pod, play.annotations) for pod in play.pods), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [error for result in results if not isinstance(result, BaseException) for error in result]
-
-    async def _play_one(self, pod: Mapping[str, Any], annotations: Mapping[str, str]) -> list[str]:
-        try:
-            return await self._podman.play([pod], annotations=annotations, network=self._network)
-        except Refusal as refusal:
-            return [refusal.text]
-
-    async def _roll_back(self, workload_id: str) -> bool:
-        """Remove what a failed create left; whether podman has confirmed that nothing is left."""
+    async def _roll_back(self, workload_id: str, new_claims: Iterable[str], cause: BaseException) -> None:
+        """Remove what a failed create left; `cause` says when podman has not confirmed that nothing is left."""
         try:
             await self.destroy(workload_id, grace_seconds=None, force=True, remove_volumes=False)
+            for claim in new_claims:
+                await self._asking(self._objects.remove_volume(claim))
         except BeemeshError as error:
             log.warning("roll_back_failed", workload_id=workload_id, why=error.message)
-            return False
-        return True
+            if isinstance(cause, BeemeshError):
+                cause.metadata["leftovers"] = "true"
 
     # Observe
 
@@ -207,9 +214,9 @@ class PodmanEngine(Verbs):
     async def destroy(
         self, workload_id: str, *, grace_seconds: float | None, force: bool, remove_volumes: bool
     ) -> None:
-        """See `Teardown`; there are no named volumes, and anonymous ones go with their pod."""
+        """See `Teardown`."""
         teardown = Teardown(podman=self._podman, labels=self._labels(workload_id))
-        await self._asking(teardown.run(grace_seconds=grace_seconds, force=force))
+        await self._asking(teardown.run(grace_seconds=grace_seconds, force=force, remove_volumes=remove_volumes))
 
     # Logs and changes
 

@@ -1,132 +1,77 @@
-"""What of a Pod this engine honours: one tree, and the findings about everything outside it. Pure."""
+"""Finds all that engine podman cannot honour in a manifest and a config, with its path and line. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from services.engines.engine import Config, Issue, Severity
-from services.engines.podman.images import full_reference
-from services.errors import FieldViolation
-from services.manifests import Document, Manifest, Path, violation
+from services.engines.podman import references
+from services.engines.podman.findings import HOST_ACCESS_DENIED, IGNORED_FIELD, UNSUPPORTED_FIELD, Found, found
+from services.engines.podman.policy import KINDS, TREES, Each, Guarded, Ignored, Only, Rule, Whole
+from services.manifests import Document, Manifest, Path
 
-KINDS = ("Pod",)
-
-
-@dataclass(frozen=True, slots=True)
-class Only:
-    """A field of which these values alone are honoured, because they change nothing here."""
-
-    values: tuple[object, ...]
+_EMPTY: tuple[object, ...] = ("", [], {})
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A field that is honoured with all that is in it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePolicy:
+    """What this node lets workloads do."""
+
+    host_access: bool = False
+    """The host's network, paths and all capabilities, and privileged containers."""
 
 
-Tree = Mapping[str, "Rule"]
-Rule = Whole | Only | Tree
-
-_ANY = Whole()
-_ROOM: Tree = {"cpu": _ANY, "memory": _ANY}
-_NO = Only((False,))
-
-_CONTAINER: Tree = {
-    "name": _ANY,
-    "image": _ANY,
-    "imagePullPolicy": _ANY,
-    "command": _ANY,
-    "args": _ANY,
-    "workingDir": _ANY,
-    "env": {"name": _ANY, "value": _ANY},
-    "ports": {
-        "name": _ANY,  # only Services and probes refer to it
-        "containerPort": _ANY,
-        "hostPort": _ANY,
-        "hostIP": _ANY,
-        "protocol": Only(("TCP", "UDP")),
-    },
-    "resources": {"limits": _ROOM, "requests": _ROOM},
-    "stdin": _NO,
-    "stdinOnce": _NO,
-    "tty": _NO,
-    "terminationMessagePath": Only(("/dev/termination-log",)),
-    "terminationMessagePolicy": Only(("File",)),
-}
-_POD: Tree = {
-    "apiVersion": _ANY,
-    "kind": _ANY,
-    "metadata": {"name": _ANY, "namespace": _ANY, "labels": _ANY, "annotations": _ANY},
-    "spec": {
-        "containers": _CONTAINER,
-        "restartPolicy": _ANY,
-        "hostname": _ANY,
-        "terminationGracePeriodSeconds": _ANY,
-        "dnsPolicy": Only(("ClusterFirst", "Default")),  # without a cluster both mean the machine's
-        "enableServiceLinks": _ANY,  # there are no Services whose addresses could be added
-        "schedulerName": Only(("default-scheduler",)),
-        "automountServiceAccountToken": _NO,
-        "hostNetwork": _NO,
-        "hostPID": _NO,
-        "hostIPC": _NO,
-        "shareProcessNamespace": _NO,
-    },
-}
-
-
-def check(manifest: Manifest, config: Config) -> list[Issue]:
+def check(manifest: Manifest, config: Config, policy: NodePolicy | None = None) -> list[Issue]:
     """Every field, kind, config entry and option that would be dropped or cannot work."""
-    return [*_documents(manifest, config), *_config(config)]
+    allowed = policy or NodePolicy()
+    return [*_documents(manifest, config, allowed), *_config(config)]
 
 
-def _documents(manifest: Manifest, config: Config) -> Iterator[Issue]:
-    pods = [document for document in manifest.documents if document.kind in KINDS]
+def _documents(manifest: Manifest, config: Config, policy: NodePolicy) -> Iterator[Issue]:
     for document in manifest.documents:
-        if document not in pods:
+        if document.kind not in KINDS:
             message = f"kind {document.kind} is not run by engine podman; it runs {', '.join(KINDS)}"
-            yield _issue(violation(document, ("kind",), message, "UNSUPPORTED_KIND"))
-    for document in pods[1:]:
-        message = "engine podman runs one Pod a deployment; deploy the others on their own"
-        yield _issue(violation(document, ("kind",), message, "UNSUPPORTED_KIND"))
-    for document in pods:
-        yield from _outside(document, (), document.body, _POD)
-        yield from _containers(document, config.replicas or 1)
+            yield found(document, ("kind",), message, "UNSUPPORTED_KIND").issue()
+            continue
+        for finding in _outside(document, (), document.body, TREES[document.kind]):
+            if finding.reason != HOST_ACCESS_DENIED or not policy.host_access:
+                yield finding.issue()
+    for finding in references.check(manifest, config):
+        yield finding.issue()
 
 
-def _outside(document: Document, path: Path, value: object, rule: Rule) -> Iterator[Issue]:
-    """The fields below `path` that the tree does not have; what is empty asks for nothing."""
-    if isinstance(rule, Whole) or value in ("", [], {}):
-        return
-    if isinstance(rule, Only):
-        if value not in rule.values:
-            allowed = " or ".join(str(known) for known in rule.values)
-            yield _unsupported(document, path, f"{value!r} is not honoured by engine podman; only {allowed} is")
-        return
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _outside(document, (*path, index), item, rule)
-    elif isinstance(value, dict):
-        for key, below in value.items():
-            if key in rule:
-                yield from _outside(document, (*path, key), below, rule[key])
-            elif below not in ("", [], {}):
-                yield _unsupported(document, (*path, key), f"{key} is not honoured by engine podman yet")
+def _outside(document: Document, path: Path, value: object, rule: Rule) -> Iterator[Found]:
+    """What is below `path` and the tree does not have; what is empty asks for nothing."""
+    match rule:
+        case Whole():
+            return
+        case Each(rule=each):
+            for index, item in enumerate(value if isinstance(value, list) else ()):
+                yield from _outside(document, (*path, index), item, each)
+        case Only() | Ignored() | Guarded():
+            if value not in _EMPTY and value not in rule.values:
+                yield _not_allowed(document, path, value, rule)
+        case _ if isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _outside(document, (*path, index), item, rule)
+        case _ if isinstance(value, dict):
+            for key, below in value.items():
+                if key in rule:
+                    yield from _outside(document, (*path, key), below, rule[key])
+                elif below not in _EMPTY:
+                    yield found(document, (*path, key), f"{key} is not honoured by engine podman", UNSUPPORTED_FIELD)
 
 
-def _containers(document: Document, replicas: int) -> Iterator[Issue]:
-    containers: Sequence[Mapping[str, Any]] = document.body["spec"]["containers"]
-    for index, container in enumerate(containers):
-        path: Path = ("spec", "containers", index)
-        try:
-            full_reference(container["image"])
-        except ValueError as error:
-            yield _issue(violation(document, (*path, "image"), str(error), "BAD_VALUE"))
-        for number, port in enumerate(container.get("ports") or []):
-            if replicas > 1 and port.get("hostPort"):
-                message = f"{replicas} replicas cannot share one hostPort of this machine"
-                yield _unsupported(document, (*path, "ports", number, "hostPort"), message)
+def _not_allowed(document: Document, path: Path, value: object, rule: Only | Ignored | Guarded) -> Found:
+    if isinstance(rule, Ignored):
+        message = f"{path[-1]} has no effect on a single node and is ignored"
+        return found(document, path, message, IGNORED_FIELD, severity=Severity.WARNING)
+    if isinstance(rule, Guarded):
+        message = f"{path[-1]} reaches for the machine itself, which this node's policy does not grant"
+        return found(document, path, message, HOST_ACCESS_DENIED)
+    allowed = " or ".join(str(known) for known in rule.values)
+    return found(document, path, f"{value!r} is not honoured by engine podman; only {allowed} is", UNSUPPORTED_FIELD)
 
 
 def _config(config: Config) -> Iterator[Issue]:
@@ -144,18 +89,3 @@ def _config(config: Config) -> Iterator[Issue]:
             reason="UNSUPPORTED_FIELD",
             message="engine podman cannot limit the storage of a container",
         )
-
-
-def _unsupported(document: Document, path: Path, message: str) -> Issue:
-    return _issue(violation(document, path, message, "UNSUPPORTED_FIELD", at_key=True))
-
-
-def _issue(found: FieldViolation) -> Issue:
-    return Issue(
-        severity=Severity.ERROR,
-        field_path=found.field_path,
-        reason=found.reason,
-        message=found.message,
-        line=found.line,
-        column=found.column,
-    )

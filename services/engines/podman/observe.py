@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from services.engines.engine import Component, ExitStatus, Observation, PortMapping, WorkloadState
+from services.engines.engine import Component, ExitStatus, Observation, PortMapping, Role, WorkloadState
+from services.engines.podman.labels import LABEL_CONTAINER, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT
 from services.identity import (
     LABEL_DEPLOYMENT_ID,
     LABEL_MANIFEST_HASH,
@@ -45,7 +46,7 @@ def assemble(
         if owned_by(labels, node_id):
             by_workload.setdefault(labels[LABEL_WORKLOAD_ID], []).append(pod)
     return {
-        workload_id: _observation(sorted(mine, key=_replica), by_pod, details)
+        workload_id: _observation(sorted(mine, key=_order), by_pod, details)
         for workload_id, mine in by_workload.items()
     }
 
@@ -89,11 +90,14 @@ def _component(pod: Listed, container: Listed, detail: Listed | None) -> Compone
         start_time=seconds(started),
         exit_status=exit_status,
         replica=_replica(pod),
+        role=Role.INIT if (container.get("Labels") or {}).get(LABEL_ROLE) == ROLE_INIT else Role.MAIN,
     )
 
 
 def display_name(pod: Listed, container: Listed) -> str:
-    """The container's name in the manifest: podman puts the pod's name in front of it."""
+    """The container's name in the manifest."""
+    if known := (container.get("Labels") or {}).get(LABEL_CONTAINER):
+        return str(known)
     name: str = (container.get("Names") or [container["Id"][:12]])[0]
     return name.removeprefix(f"{pod['Name']}-")
 
@@ -139,8 +143,13 @@ def _ports(containers: Iterable[Listed]) -> tuple[PortMapping, ...]:
     return tuple(sorted(found, key=lambda port: (port.container_port, port.host_port, port.host_ip, port.protocol)))
 
 
+def _order(pod: Listed) -> tuple[str, int]:
+    """By document, then by number."""
+    return str(pod.get("Name", "")).rpartition("-")[0], _replica(pod)
+
+
 def _replica(pod: Listed) -> int:
-    number = str(pod.get("Name", "")).rpartition("-")[2]
+    number = (pod.get("Labels") or {}).get(LABEL_REPLICA, "") or str(pod.get("Name", "")).rpartition("-")[2]
     return int(number) if number.isdecimal() else 0
 
 

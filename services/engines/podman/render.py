@@ -1,33 +1,32 @@
-"""From a Pod manifest to the pods that podman is asked to play; only what the engine honours is carried over. Pure."""
+"""From a workload to what podman is asked to make: pods, their containers, volumes; only what is honoured. Pure."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman.fields import KINDS
+from services.engines.podman import security
+from services.engines.podman.downward import Facts
+from services.engines.podman.environment import environment, expand
+from services.engines.podman.hooks import annotation
 from services.engines.podman.images import full_reference
+from services.engines.podman.labels import LABEL_CONTAINER, LABEL_GRACE, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT, ROLE_MAIN
+from services.engines.podman.sources import Sources
+from services.engines.podman.volumes import Mount, Volume, Volumes
+from services.engines.podman.workload import Template, templates
 from services.errors import FailedPrecondition
-from services.identity import replica_name
-from services.manifests import Document, quantities
+from services.manifests import quantities
 from services.manifests.resources import Limits, container_limits
-
-LABEL_GRACE = "beemesh.io/grace-seconds"
-"""The pod's grace period: podman before 4.7 forgets it, and no version shows it in a list."""
-
-DEFAULT_GRACE_SECONDS = 30
-_EXPANDS_SINCE = (4, 7)
-"""From here on podman expands `$(NAME)` in commands itself, with more variables than Kubernetes would."""
 
 _MIN_CORES = 0.01
 """The kernel's smallest CPU quota, 1 ms in 100 ms; the kubelet raises smaller limits to it too."""
-
-_REFERENCE = re.compile(r"\$\$|\$\(([^)]*)\)")
-_HOSTNAME_MAX = 63
+_PERIOD = 100_000
+_SHARES_PER_CORE = 1024
+_MIN_SHARES = 2
+_RESTART = {"Always": "always", "OnFailure": "on-failure", "Never": "no"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,154 +40,230 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Play:
-    """What is posted to podman."""
+class Container:
+    """One container of a pod."""
 
-    pods: tuple[dict[str, Any], ...]
-    """One for each replica."""
-    annotations: Mapping[str, str]
+    name: str
+    """The manifest's."""
+    body: Mapping[str, Any] = field(repr=False)
+    """What is posted, but for the pod and the mounts; it may hold values of Secrets."""
+    mounts: tuple[Mount, ...]
+    not_root: bool
+    """The image's user must not be root."""
+    post_start: Mapping[str, Any] | None = None
+    """A container of the manifest with a hook to be run right after the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One replica."""
+
+    name: str
+    number: int
+    body: Mapping[str, Any]
+    inits: tuple[Container, ...]
+    """To be run one after the other, before the others."""
+    mains: tuple[Container, ...]
+
+    def volumes(self) -> list[Volume]:
+        """The volumes that its containers mount, each once."""
+        mounts = [mount for container in (*self.inits, *self.mains) for mount in container.mounts]
+        found = {mount.source.name: mount.source for mount in mounts if isinstance(mount.source, Volume)}
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What podman is asked for."""
+
+    workload_id: str
+    pods: tuple[Pod, ...]
     images: tuple[Image, ...]
     """Each once."""
 
 
-def render(spec: Spec, *, backend_version: tuple[int, ...]) -> Play:
-    """Write the pods of a workload for this version of podman.
+def render(spec: Spec, *, machine: Resources, network: str) -> Plan:
+    """Write the pods of a workload.
 
-    Raises FailedPrecondition for what `check` finds and cannot be left out even by a caller who accepts losses.
+    Raises FailedPrecondition for what cannot be left out even by a caller who accepts losses.
     """
-    document = _pod(spec)
-    images = [Image(reference=_reference(c), policy=c.get("imagePullPolicy", "")) for c in _containers(document)]
-    replicas = 1 if spec.config.replicas is None else spec.config.replicas
-    limits = _limits(spec, document)
-    containers = [
-        _container(container, spec.config.env, limits[container["name"]], expands=backend_version >= _EXPANDS_SINCE)
-        for container in _containers(document)
-    ]
-    return Play(
-        pods=tuple(_replica(spec, document, containers, number) for number in range(replicas)),
-        annotations=document.annotations,
-        images=tuple(dict.fromkeys(images)),
-    )
-
-
-def _pod(spec: Spec) -> Document:
-    pods = [document for document in spec.manifest.documents if document.kind in KINDS]
-    if len(pods) != 1:
+    sources = Sources(spec.manifest)
+    found = templates(spec.manifest, spec.config)
+    if not found:
         raise FailedPrecondition(
-            f"workload {spec.workload_id}: engine podman runs one Pod a deployment, the manifest has {len(pods)}",
+            f"workload {spec.workload_id}: engine podman runs Pods and Deployments, the manifest has none",
             reason="UNSUPPORTED_KIND",
         )
-    return pods[0]
+    pods = [pod for template in found for pod in _Renderer(spec, template, sources, machine, network).pods()]
+    images = [_image(container) for template in found for _, container in template.containers()]
+    return Plan(workload_id=spec.workload_id, pods=tuple(pods), images=tuple(dict.fromkeys(images)))
 
 
-def _containers(document: Document) -> Sequence[Mapping[str, Any]]:
-    containers: Sequence[Mapping[str, Any]] = document.body["spec"]["containers"]
-    return containers
+class _Renderer:
+    """One document of a workload."""
+
+    def __init__(self, spec: Spec, template: Template, sources: Sources, machine: Resources, network: str) -> None:
+        self._spec = spec
+        self._template = template
+        self._sources = sources
+        self._network = network
+        self._limits = _limits(template, spec.config.resources)
+        self._facts = Facts(
+            template=template,
+            labels={**template.labels, **spec.config.labels},
+            node_id=spec.ownership.node_id,
+            limits=self._limits,
+            machine=machine,
+        )
+        self._volumes = Volumes(spec=spec, facts=self._facts, sources=sources)
+
+    def pods(self) -> Iterable[Pod]:
+        return (self._pod(number) for number in range(self._template.replicas))
+
+    def _pod(self, number: int) -> Pod:
+        volumes = self._volumes.of_pod(number)
+        name = self._template.pod_name(self._spec.workload_id, number)
+        inits = [self._container(each, name, number, volumes, ROLE_INIT) for each in self._template.inits]
+        mains = [self._container(each, name, number, volumes, ROLE_MAIN) for each in self._template.mains]
+        return Pod(name=name, number=number, body=self._pod_body(name, number), inits=tuple(inits), mains=tuple(mains))
+
+    def _pod_body(self, name: str, number: int) -> dict[str, Any]:
+        spec = self._template.spec
+        shared = ["ipc", "net", "uts", *(["pid"] if spec.get("shareProcessNamespace") else [])]
+        body: dict[str, Any] = {
+            "name": name,
+            "labels": self._labels(number),
+            "hostname": self._template.hostname,
+            "shared_namespaces": shared,
+            "hostadd": _hosts(spec),
+            **_dns(spec),
+        }
+        if spec.get("hostNetwork"):
+            return {**body, "netns": {"nsmode": "host"}}
+        return {
+            **body,
+            "netns": {"nsmode": "bridge"},
+            "Networks": {self._network: {}},
+            "portmappings": [
+                _port(port)
+                for container in self._template.mains
+                for port in container.get("ports") or ()
+                if port.get("hostPort")
+            ],
+        }
+
+    def _labels(self, number: int) -> dict[str, str]:
+        return {
+            **self._facts.labels,
+            **self._spec.ownership.labels(),
+            LABEL_REPLICA: str(number),
+            LABEL_GRACE: str(self._template.grace_seconds),
+        }
+
+    def _container(
+        self, container: Mapping[str, Any], pod: str, number: int, volumes: Mapping[str, Volume | str], role: str
+    ) -> Container:
+        pod_spec = self._template.spec
+        env = environment(container, facts=self._facts, sources=self._sources, extra=self._spec.config.env)
+        restart = "no" if role == ROLE_INIT else _RESTART[pod_spec.get("restartPolicy") or "Always"]
+        body: dict[str, Any] = {
+            "name": f"{pod}-{container['name']}",
+            "image": _image(container).reference,
+            "labels": {**self._labels(number), LABEL_CONTAINER: container["name"], LABEL_ROLE: role},
+            "annotations": {**self._template.annotations, **annotation(container)},
+            "env": {"HOSTNAME": self._template.hostname, **env},
+            "terminal": bool(container.get("tty")),
+            "restart_policy": restart,
+            "stop_timeout": self._template.grace_seconds,
+            "image_volume_mode": "anonymous",
+            "resource_limits": _room(container, self._limits[container["name"]]),
+            **security.settings(pod_spec, container),
+        }
+        if role == ROLE_INIT:
+            body["init_container_type"] = "always"
+        if container.get("workingDir"):
+            body["work_dir"] = container["workingDir"]
+        for field_, key in (("command", "entrypoint"), ("args", "command")):
+            if container.get(field_):
+                body[key] = [expand(word, env) for word in container[field_]]
+        return Container(
+            name=container["name"],
+            body=body,
+            mounts=tuple(self._volumes.mounts(container, volumes, env)),
+            not_root=security.must_not_be_root(pod_spec, container),
+            post_start=container if (container.get("lifecycle") or {}).get("postStart") else None,
+        )
 
 
-def _replica(spec: Spec, document: Document, containers: Sequence[object], number: int) -> dict[str, Any]:
-    pod: Mapping[str, Any] = document.body["spec"]
-    grace = pod.get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
-    labels = {**document.labels, **spec.config.labels, **spec.ownership.labels(), LABEL_GRACE: str(grace)}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": replica_name(spec.workload_id, number), "labels": labels},
-        "spec": {
-            "restartPolicy": pod.get("restartPolicy", "Always"),
-            # podman would take the pod's name, which is ours; inside, the manifest's counts.
-            "hostname": pod.get("hostname") or document.name[:_HOSTNAME_MAX].rstrip("-."),
-            "terminationGracePeriodSeconds": grace,
-            "containers": containers,
-        },
-    }
-
-
-def _container(
-    container: Mapping[str, Any], extra_env: Mapping[str, str], limits: Limits, *, expands: bool
-) -> dict[str, Any]:
-    env = environment(container.get("env") or [], extra_env)
-    made: dict[str, Any] = {
-        "name": container["name"],
-        "image": _reference(container),
-        "imagePullPolicy": "Never",  # the engine has pulled it, and told that failure from a failed start
-        "env": [{"name": name, "value": value} for name, value in env.items()],
-        # Without a hostPort nothing is to be published, but podman before 4.7 would take the containerPort for it.
-        "ports": [_port(port) for port in container.get("ports") or [] if port.get("hostPort")],
-        "resources": _resources(container, limits),
-    }
-    if container.get("workingDir"):
-        made["workingDir"] = container["workingDir"]
-    for field in ("command", "args"):
-        if container.get(field):
-            words = [expand(word, env) for word in container[field]]
-            made[field] = [word.replace("$", "$$") for word in words] if expands else words
-    return made
-
-
-def environment(entries: Sequence[Mapping[str, Any]], extra: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a container in order; `$(NAME)` refers to earlier ones; the caller's `extra` win."""
-    env: dict[str, str] = {}
-    for entry in entries:
-        if "valueFrom" not in entry:
-            env[entry["name"]] = expand(str(entry.get("value", "")), env)
-    return {**env, **extra}
-
-
-def expand(text: str, env: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` as Kubernetes does: unknown names stay as they are, `$$` is a `$` that starts no reference."""
-
-    def one(match: re.Match[str]) -> str:
-        name = match[1]
-        return "$" if name is None else env.get(name, match[0])
-
-    return _REFERENCE.sub(one, text)
-
-
-def _reference(container: Mapping[str, Any]) -> str:
+def _image(container: Mapping[str, Any]) -> Image:
     try:
-        return full_reference(container.get("image", ""))
+        return Image(reference=full_reference(container.get("image", "")), policy=container.get("imagePullPolicy", ""))
     except ValueError as error:
         raise FailedPrecondition(
             f"container {container['name']}: {error}", reason="IMAGE_NOT_FOUND", metadata={"image": container["image"]}
         ) from error
 
 
-def _port(port: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: port[name] for name in ("containerPort", "hostPort", "hostIP") if port.get(name)}
-    return {**kept, "protocol": port.get("protocol") or "TCP"}
+def _hosts(spec: Mapping[str, Any]) -> list[str]:
+    aliases = spec.get("hostAliases") or ()
+    return [f"{host}:{alias['ip']}" for alias in aliases for host in alias.get("hostnames") or ()]
 
 
-def _resources(container: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    requests = (container.get("resources") or {}).get("requests") or {}
-    given: dict[str, str] = {}
-    if limits.cpu_cores is not None:
-        given["cpu"] = _millicores(max(limits.cpu_cores, _MIN_CORES))
-    if limits.memory_bytes is not None:
-        given["memory"] = str(limits.memory_bytes)
-    asked = {"memory": str(quantities.memory(requests["memory"]))} if "memory" in requests else {}
-    if asked and limits.memory_bytes is not None:
-        asked["memory"] = str(min(int(asked["memory"]), limits.memory_bytes))
-    if "cpu" in requests:
-        asked["cpu"] = _millicores(quantities.cpu(requests["cpu"]))
-    return {"limits": given, "requests": asked}
-
-
-def _millicores(cores: float) -> str:
-    """Rounded up to a thousandth of a core; 0.1, which no float is exactly, is 100m."""
-    return f"{math.ceil(round(cores * 1000, 6))}m"
-
-
-def _limits(spec: Spec, document: Document) -> Mapping[str, Limits]:
-    """The manifest's limits, its hints counted in, under the ceiling that the caller's config sets for a replica."""
-    limits = container_limits(document)
-    room: Resources = spec.config.resources
-    cores = under([limit.cpu_cores for limit in limits.values()], room.cpu_cores)
-    memory = under([limit.memory_bytes for limit in limits.values()], room.memory_bytes)
-    return {
-        name: Limits(cpu_cores=core, memory_bytes=None if size is None else int(size))
-        for name, core, size in zip(limits, cores, memory, strict=True)
+def _dns(spec: Mapping[str, Any]) -> dict[str, Any]:
+    config = spec.get("dnsConfig") or {}
+    options = [
+        f"{option['name']}:{option['value']}" if option.get("value") else option["name"]
+        for option in config.get("options") or ()
+    ]
+    made = {
+        "dns_server": list(config.get("nameservers") or ()),
+        "dns_search": list(config.get("searches") or ()),
+        "dns_option": options,
     }
+    return {name: value for name, value in made.items() if value}
+
+
+def _port(port: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "container_port": port["containerPort"],
+        "host_port": port["hostPort"],
+        "host_ip": port.get("hostIP") or "",
+        "protocol": (port.get("protocol") or "TCP").lower(),
+    }
+
+
+def _room(container: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """Limits and requests; memory is never swapped out, as in Kubernetes."""
+    requests = (container.get("resources") or {}).get("requests") or {}
+    memory: dict[str, int] = {}
+    cpu: dict[str, int] = {}
+    if limits.memory_bytes is not None:
+        memory = {"limit": limits.memory_bytes, "swap": limits.memory_bytes}
+    if "memory" in requests:
+        asked = quantities.memory(requests["memory"])
+        memory["reservation"] = asked if limits.memory_bytes is None else min(asked, limits.memory_bytes)
+    if limits.cpu_cores is not None:
+        cpu = {"quota": math.ceil(round(max(limits.cpu_cores, _MIN_CORES) * _PERIOD, 3)), "period": _PERIOD}
+    if "cpu" in requests:
+        cpu["shares"] = max(_MIN_SHARES, math.ceil(quantities.cpu(requests["cpu"]) * _SHARES_PER_CORE))
+    return {name: value for name, value in (("memory", memory), ("cpu", cpu)) if value}
+
+
+def _limits(template: Template, room: Resources) -> Mapping[str, Limits]:
+    """The manifest's limits, its hints counted in, under the ceiling that the caller's config sets for a replica."""
+    limits = container_limits(template.document)
+    running = [container["name"] for container in template.mains]
+    cores = under([limits[name].cpu_cores for name in running], room.cpu_cores)
+    memory = under([limits[name].memory_bytes for name in running], room.memory_bytes)
+    made = {
+        name: Limits(cpu_cores=core, memory_bytes=None if size is None else int(size))
+        for name, core, size in zip(running, cores, memory, strict=True)
+    }
+    for container in template.inits:  # they run one by one, so each may have it all
+        own = limits[container["name"]]
+        (core,), (size,) = under([own.cpu_cores], room.cpu_cores), under([own.memory_bytes], room.memory_bytes)
+        made[container["name"]] = Limits(cpu_cores=core, memory_bytes=None if size is None else int(size))
+    return made
 
 
 def under(limits: Sequence[float | None], ceiling: float | None) -> list[float | None]:

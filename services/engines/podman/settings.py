@@ -31,3 +31,7 @@ class PodmanSettings(EngineSettings):
     beside the system's. For one registry alone, and for a podman_socket, use podman's /etc/containers/certs.d."""
     pull_timeout: float = 600.0
     """Seconds for pulling one image."""
+    init_timeout: float = 600.0
+    """Seconds that an init container may take."""
+    host_access: bool = False
+    """Let workloads at this machine: its network, its paths, all capabilities, privileged containers."""

@@ -18,14 +18,21 @@ from typing import Any
 
 from services.engines.podman.api import Podman
 from services.engines.podman.background import background
+from services.engines.podman.hooks import Hooks, kept
 from services.engines.podman.http import Refusal
-from services.engines.podman.render import DEFAULT_GRACE_SECONDS, LABEL_GRACE
+from services.engines.podman.labels import LABEL_GRACE
+from services.engines.podman.objects import Objects
+from services.engines.podman.target import PodmanTarget
+from services.engines.podman.volumes import CLAIM, LABEL_VOLUME
+from services.engines.podman.workload import DEFAULT_GRACE_SECONDS
 from services.errors import BeemeshError, DeadlineExceeded
 from services.telemetry import Log
 
 _POLL_SECONDS = 0.08
 _LATE_SECONDS = 2.0
 """After the grace period, for podman's own KILL."""
+_AFTER_HOOK_SECONDS = 2
+"""What a container has after a preStop hook that took all the time, as in Kubernetes."""
 _KILL_SECONDS = 5.0
 """How long a killed container may take to be gone before removal is tried all the same."""
 _CONMON_SECONDS = 3.0
@@ -46,12 +53,27 @@ class Teardown:
     def __init__(self, *, podman: Podman, labels: Mapping[str, str]) -> None:
         self._podman = podman
         self._labels = labels
+        self._objects = Objects(podman.socket, deadlines=podman.deadlines)
+        self._hooks = Hooks(PodmanTarget(podman, self._objects))
+        self._hooked: set[str] = set()
+        """Containers whose preStop hook has run."""
 
-    async def run(self, *, grace_seconds: float | None, force: bool) -> None:
-        """Until podman has confirmed that nothing is left; raises DeadlineExceeded when something stays."""
-        for _ in range(_ROUNDS):  # a play that was cut off may add a pod behind our back
-            pods = await self._podman.pods(self._labels)
-            if not pods and not await self._podman.containers(self._labels):
+    async def run(self, *, grace_seconds: float | None, force: bool, remove_volumes: bool = False) -> None:
+        """Until podman has confirmed that nothing is left; raises DeadlineExceeded when something stays.
+
+        Claims stay unless `remove_volumes`.
+        """
+        await self._pods(grace_seconds, force=force)
+        for volume in await self._objects.volumes(self._labels):
+            if remove_volumes or (volume.get("Labels") or {}).get(LABEL_VOLUME) != CLAIM:
+                await self._objects.remove_volume(volume["Name"])
+
+    async def _pods(self, grace_seconds: float | None, *, force: bool) -> None:
+        for _ in range(_ROUNDS):  # a creation that was cut off may add a pod behind our back
+            pods, containers = await asyncio.gather(
+                self._podman.pods(self._labels), self._podman.containers(self._labels)
+            )
+            if not pods and not containers:
                 return
             conmons = await self._conmons(pods)
             grace = max((_grace(pod) for pod in pods), default=0.0) if grace_seconds is None else grace_seconds
@@ -60,6 +82,8 @@ class Teardown:
             await self._kill()
             await _gone(conmons)
             await asyncio.gather(*(self._remove(pod["Id"]) for pod in pods))
+            strays = [container["Id"] for container in containers if not container.get("Pod")]
+            await asyncio.gather(*(self._objects.remove_container(stray) for stray in strays))
         if await self._podman.pods(self._labels):
             raise DeadlineExceeded(
                 "podman has removed the workload's pods, and still lists them", reason="BACKEND_TIMEOUT"
@@ -91,14 +115,30 @@ class Teardown:
                 for container, state in states.items():
                     idle = container not in stops or stops[container].done()
                     if state in _STOPPABLE and idle and left > 0:
-                        stops[container] = start(self._stop_one(container, math.ceil(left)))
+                        stops[container] = start(self._stop_one(container, end))
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def _stop_one(self, container: str, seconds: int) -> None:
+    async def _stop_one(self, container: str, end: float) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            await self._podman.stop(container, seconds=seconds)
+            least = _AFTER_HOOK_SECONDS if await self._pre_stop(container, end - loop.time()) else 1
+            await self._podman.stop(container, seconds=max(least, math.ceil(end - loop.time())))
         except (Refusal, BeemeshError) as error:  # it will be killed; and if podman is gone, the listing says so
             log.debug("stop_failed", container=container, why=error)
+
+    async def _pre_stop(self, container: str, seconds: float) -> bool:
+        """Run its hook, if it has one and it has not run yet; whether it did."""
+        if container in self._hooked:
+            return False
+        self._hooked.add(container)
+        found = await self._podman.inspect(container)
+        manifest = kept(found.get("Config", {}).get("Annotations"))
+        if not (manifest.get("lifecycle") or {}).get("preStop"):
+            return False
+        finding = await self._hooks.run(container, manifest, "preStop", timeout=max(1.0, seconds))
+        if not finding.ok:  # as in Kubernetes the container is stopped all the same
+            log.warning("pre_stop_failed", container=container, why=finding.message)
+        return True
 
     async def _kill(self) -> None:
         """Kill what is left, infra containers too, and wait until all have exited."""

@@ -25,6 +25,41 @@ spec:
 """
 
 
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      volumes:
+      - {name: settings, configMap: {name: settings}}
+      - {name: data, persistentVolumeClaim: {claimName: data}}
+      - {name: scratch, emptyDir: {}}
+      containers:
+      - name: main
+        image: busybox
+        volumeMounts:
+        - {name: settings, mountPath: /settings}
+        - {name: data, mountPath: /data}
+        - {name: scratch, mountPath: /scratch}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {mode: fast}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"""
+"""Two replicas with files, a claim and a directory."""
+
+
 def pod(*lines: str) -> Manifest:
     """The Pod with these lines added to its only container."""
     return parse(POD + "".join(f"    {line}\n" for line in lines))

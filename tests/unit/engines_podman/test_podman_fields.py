@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.engines.engine import Config, Resources, Severity
-from services.engines.podman.fields import check
+from services.engines.podman.fields import NodePolicy, check
 from services.manifests import parse
 from tests.unit.engines_podman.samples import POD, pod
 
@@ -20,8 +20,12 @@ spec:
   dnsPolicy: ClusterFirst
   enableServiceLinks: true
   hostNetwork: false
-  securityContext: {}
-  volumes: []
+  hostAliases: [{ip: 192.0.2.1, hostnames: [db]}]
+  securityContext: {runAsUser: 1, fsGroup: 2, supplementalGroups: [3], seccompProfile: {type: RuntimeDefault}}
+  volumes:
+  - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: files, configMap: {name: c, items: [{key: k, path: p, mode: 0400}], optional: true}}
+  initContainers: [{name: first, image: x}]
   containers:
   - name: main
     image: ghcr.io/org/app:1
@@ -29,10 +33,17 @@ spec:
     command: [run]
     args: [fast]
     workingDir: /srv
-    tty: false
-    env: [{name: A, value: b}]
+    tty: true
+    env:
+    - {name: A, value: b}
+    - {name: B, valueFrom: {secretKeyRef: {name: s, key: k, optional: true}}}
+    - {name: C, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    envFrom: [{prefix: P_, configMapRef: {name: c, optional: true}}]
     ports: [{name: http, containerPort: 80, hostPort: 8080, hostIP: 127.0.0.1, protocol: TCP}]
     resources: {limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 250m, memory: 32Mi}}
+    securityContext: {readOnlyRootFilesystem: true, capabilities: {drop: [ALL], add: [KILL]}}
+    lifecycle: {preStop: {exec: {command: [x]}}}
+    volumeMounts: [{name: scratch, mountPath: /s}, {name: files, mountPath: /f, subPath: p}]
     terminationMessagePolicy: File
 """
 
@@ -45,16 +56,13 @@ def test_what_is_honoured_passes() -> None:
 @pytest.mark.parametrize(
     ("lines", "path", "line"),
     [
-        (["livenessProbe:", "  exec: {command: [x]}"], "spec.containers[0].livenessProbe", 10),
-        (["envFrom:", "- configMapRef: {name: c}"], "spec.containers[0].envFrom", 10),
         (
-            ["env:", "- name: A", "  valueFrom: {fieldRef: {fieldPath: metadata.name}}"],
-            "spec.containers[0].env[0].valueFrom",
+            ["env:", "- name: A", "  valueFrom: {fieldRef: {fieldPath: status.podIP}}"],
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
             12,
         ),
-        (["securityContext: {privileged: true}"], "spec.containers[0].securityContext", 10),
-        (["lifecycle: {preStop: {exec: {command: [x]}}}"], "spec.containers[0].lifecycle", 10),
-        (["tty: true"], "spec.containers[0].tty", 10),
+        (["securityContext: {procMount: Unmasked}"], "spec.containers[0].securityContext.procMount", 10),
+        (["stdin: true"], "spec.containers[0].stdin", 10),
         (["ports: [{containerPort: 1, protocol: SCTP}]"], "spec.containers[0].ports[0].protocol", 10),
         (
             ["resources:", "  limits:", "    ephemeral-storage: 1Gi"],
@@ -74,13 +82,10 @@ def test_a_field_of_a_container_that_would_be_dropped_is_named(lines: list[str],
 @pytest.mark.parametrize(
     ("field", "name"),
     [
-        ("hostNetwork: true", "hostNetwork"),
-        ("initContainers: [{name: i, image: x}]", "initContainers"),
-        ("volumes: [{name: v, emptyDir: {}}]", "volumes"),
-        ("securityContext: {runAsUser: 1}", "securityContext"),
-        ("dnsPolicy: ClusterFirstWithHostNet", "dnsPolicy"),
-        ("nodeSelector: {disk: ssd}", "nodeSelector"),
-        ("shareProcessNamespace: true", "shareProcessNamespace"),
+        ("hostPID: true", "hostPID"),
+        ("subdomain: x", "subdomain"),
+        ("nodeSelector: {disk: ssd}", "nodeSelector.disk"),
+        ("volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]", "volumes[0].emptyDir.sizeLimit"),
         ("activeDeadlineSeconds: 5", "activeDeadlineSeconds"),
     ],
 )
@@ -97,15 +102,43 @@ def test_an_impossible_image_is_named() -> None:
     assert (issue.field_path, issue.line, issue.reason) == ("spec.containers[0].image", 9, "BAD_VALUE")
 
 
-def test_other_kinds_and_second_pods_are_named() -> None:
-    """Other kinds beside the Pod, and a second Pod, are errors at their documents."""
+def test_workloads_of_one_name_are_refused() -> None:
+    """Several workloads in one manifest pass, if each has a name of its own."""
     config_map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
-    second = POD.replace("name: web\n", "name: other\n")
-    issues = check(parse(f"{POD}---\n{config_map}---\n{second}"), Config())
-    assert [(issue.field_path, issue.reason) for issue in issues] == [
-        ("[1].kind", "UNSUPPORTED_KIND"),
-        ("[2].kind", "UNSUPPORTED_KIND"),
-    ]
+    other = POD.replace("name: web\n", "name: other\n")
+    assert check(parse(f"{POD}---\n{config_map}---\n{other}"), Config()) == []
+    namesake = POD.replace("name: web\n", "name: web\n  namespace: elsewhere\n")
+    (issue,) = check(parse(f"{POD}---\n{namesake}"), Config())
+    assert (issue.field_path, issue.reason) == ("[1].metadata.name", "UNSUPPORTED_FIELD")
+
+
+@pytest.mark.parametrize(
+    ("field", "path"),
+    [
+        ("hostNetwork: true", "spec.hostNetwork"),
+        ("volumes: [{name: v, hostPath: {path: /}}]", "spec.volumes[0].hostPath"),
+    ],
+)
+def test_what_reaches_for_the_machine_is_denied_unless_granted(field: str, path: str) -> None:
+    """Host access is an error of its own, and none where the node's policy grants it."""
+    manifest = parse(POD.replace("spec:\n", f"spec:\n  {field}\n"))
+    (issue,) = check(manifest, Config())
+    assert (issue.field_path, issue.reason, issue.severity) == (path, "HOST_ACCESS_DENIED", Severity.ERROR)
+    assert check(manifest, Config(), NodePolicy(host_access=True)) == []
+
+
+def test_a_part_that_a_container_could_replace_by_a_link_is_refused() -> None:
+    """A part of a volume is refused where another mount may write above it, and passes beside it or below none."""
+    volume = POD.replace("spec:\n", "spec:\n  volumes: [{name: v, emptyDir: {}}]\n")
+
+    def mounts(*parts: str) -> list[str]:
+        lines = [f"    - {{name: v, mountPath: /{number}, {part}}}\n" for number, part in enumerate(parts)]
+        return [issue.field_path for issue in check(parse(f"{volume}    volumeMounts:\n{''.join(lines)}"), Config())]
+
+    assert mounts("subPath: a", "subPath: b", "subPath: a") == []
+    assert mounts("subPath: a", "subPath: a/b") == ["spec.containers[0].volumeMounts[1].subPath"]
+    assert mounts("readOnly: false", "subPath: a") == ["spec.containers[0].volumeMounts[1].subPath"]
+    assert mounts("readOnly: true", "subPath: a") == []
 
 
 def test_replicas_cannot_share_a_host_port() -> None:
