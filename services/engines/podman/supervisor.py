@@ -1,0 +1,524 @@
+"""Keeps containers alive as a kubelet would: runs their probes, and restarts what ended as its policy says.
+
+It learns from readings of podman what runs and what ended, whoever asked for the reading. What it decides is on disk
+before it acts, so that an engine that was killed goes on where it was; a container is started only while its workload
+is not ended, which whoever stops or removes one says first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from services.engines.engine import Component, ExitStatus, WorkloadState
+from services.engines.podman.api import Podman
+from services.engines.podman.dialer import Dialer
+from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.podman.memory import Memories, Remembered
+from services.engines.podman.supervision import Sighting
+from services.engines.probe_handlers import Handlers
+from services.engines.prober import Prober
+from services.engines.probes import Restart as Unhealthy
+from services.engines.probes import Standing
+from services.engines.restarts import BackOff, Exit, Restart, decide
+from services.engines.streams import closed_after
+from services.errors import BeemeshError
+from services.identity import LABEL_WORKLOAD_ID
+from services.telemetry import Log
+
+CRASH_LOOP = "CrashLoopBackOff"
+RESTARTING = "Restarting"
+NOT_READY = "NotReady"
+
+_STOP_TRIES = 10
+_POD_POLL_SECONDS = 0.08
+_IDLE = frozenset({"configured", "created", "initialized", "exited"})
+
+log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorLimits:
+    """How long things wait, in seconds."""
+
+    back_off: BackOff = field(default_factory=BackOff)
+    poll: float = 10.0
+    """Between two readings when nothing hints at a change, and nobody else reads."""
+    settle: float = 0.1
+    """After a hint, so that many make one reading, and somebody else's may do."""
+    reopen: float = 1.0
+    """Before a broken event stream is opened anew."""
+    stop_retry: float = 2.0
+    """Before podman is asked again to stop an unhealthy container."""
+    pod_stop: float = 2.0
+    """How long a pod whose last container ended may take to stop its network."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watched:
+    """One container."""
+
+    seen: Sighting
+    began: float
+    """When the reading began in which it was seen so."""
+    restarting: asyncio.Task[None] | None = None
+    stopping: asyncio.Task[None] | None = None
+    problem: str = ""
+    """Why the last try to start it failed."""
+
+
+class Supervisor:
+    """The containers of one engine; `async with` bounds all that it does, and stops none of them.
+
+    `read` reads all of podman, and calls `see` with it; `forget_inspection` is told that what was last read of a
+    container may be of an earlier run. `start` starts a container, `stop` gives it so many seconds to end; both raise
+    Refusal or BeemeshError.
+    """
+
+    def __init__(
+        self,
+        *,
+        podman: Podman,
+        http: UnixHttp,
+        labels: Mapping[str, str],
+        memories: Memories,
+        read: Callable[[], Awaitable[object]],
+        forget_inspection: Callable[[str], object],
+        start: Callable[[str], Awaitable[object]],
+        stop: Callable[[str, float], Awaitable[object]],
+        clock: Callable[[], float],
+        limits: SupervisorLimits | None = None,
+    ) -> None:
+        self._podman = podman
+        self._labels = labels
+        self._memories = memories
+        self._read = read
+        self._start_container = start
+        self._stop_container = stop
+        self._forget_inspection = forget_inspection
+        self._clock = clock
+        self._limits = limits or SupervisorLimits()
+        self._watched: dict[str, _Watched] = {}
+        self._dialer = Dialer(podman=podman, http=http, find=self._sighting)
+        self._prober = Prober(
+            check=Handlers(self._dialer).check, on_result=self._on_result, on_restart=self._on_unhealthy
+        )
+        self._acting: dict[str, asyncio.Lock] = {}
+        """By workload: held while a container of it is being started, and while it is being ended."""
+        self._hint = asyncio.Event()
+        self._listeners: set[asyncio.Event] = set()
+        self._missed: set[str] = set()
+        """Containers and workloads that the last whole reading did not have."""
+        self._latest = 0.0
+        """When the reading began that was seen last."""
+        self._group = asyncio.TaskGroup()
+        self._loops: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._memories.load()
+        await self._group.__aenter__()
+        await self._prober.__aenter__()
+        self._loops += [self._group.create_task(self._follow()), self._group.create_task(self._listen())]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._closed = True
+        await self._prober.__aexit__(None, None, None)
+        for watched in self._watched.values():
+            for task in (watched.restarting, watched.stopping):
+                if task is not None:
+                    task.cancel()
+        for task in self._loops:
+            task.cancel()
+        await self._group.__aexit__(None, None, None)
+        self._memories.close()
+
+    # What others tell it
+
+    async def end(self, workload_id: str) -> None:
+        """The workload is about to be stopped or removed: from here on nothing of it is started, until `begin`.
+
+        On return no start is under way, and the word is on disk.
+        """
+        memory = self._memories.of(workload_id)
+        self._memories.change(workload_id, replace(memory, ended=True))
+        for container_id, watched in self._of(workload_id):
+            self._prober.end(container_id)
+            if watched.stopping is not None:
+                watched.stopping.cancel()
+        async with self._lock(workload_id):
+            for _, watched in self._of(workload_id):
+                if watched.restarting is not None:
+                    watched.restarting.cancel()
+            await self._save(workload_id, durable=True)
+        self.wake()
+
+    async def begin(self, workload_id: str) -> None:
+        """The workload runs, as somebody wanted: it is kept alive from here on."""
+        memory = self._memories.of(workload_id)
+        if memory.ended:
+            self._memories.change(workload_id, replace(memory, ended=False))
+            await self._save(workload_id, durable=True)
+        self.wake()
+
+    async def forget(self, workload_id: str) -> None:
+        """The workload is gone, with all its containers."""
+        for container_id, _ in self._of(workload_id):
+            self._drop(container_id)
+        self._acting.pop(workload_id, None)
+        try:
+            await self._memories.forget(workload_id)
+        except OSError as error:
+            log.warning("restart_memory_not_deleted", workload_id=workload_id, why=error)
+
+    def see(self, sightings: Iterable[Sighting], *, began: float, whole: bool) -> None:
+        """Podman was read; `began` is the event loop's time before that, `whole` that all workloads were read."""
+        if self._closed or began < self._latest:
+            return
+        seen = {sighting.container_id: sighting for sighting in sightings}
+        for container_id, sighting in seen.items():
+            self._see_one(container_id, sighting, began)
+        if whole:
+            self._latest = began
+            self._miss(
+                self._watched.keys() - seen.keys(), self._memories.known() - {s.workload_id for s in seen.values()}
+            )
+
+    # What others ask it
+
+    def describe(self, component: Component) -> Component:
+        """What podman has of a container, with what is known of it here."""
+        watched = self._watched.get(component.component_id)
+        if watched is None:
+            return component
+        known, standing = self._known(watched.seen), self._prober.standing(component.component_id)
+        told = replace(
+            component,
+            restart_count=known.history.restart_count - (known.due is not None),
+            last_exit=_status(known.history.last_exit) if known.history.restart_count else None,
+            ready_once=known.ready_once,
+        )
+        if component.state is WorkloadState.RUNNING and standing is not None:
+            return _standing(told, standing)
+        if component.exit_status is None or known.ended_run != watched.seen.run:
+            return told
+        return self._ended(told, watched, known)
+
+    def comes_back(self, container_id: str) -> bool:
+        """Whether a container that does not run is going to be started by itself."""
+        watched = self._watched.get(container_id)
+        if watched is None or self._memories.of(watched.seen.workload_id).ended:
+            return False
+        known = self._known(watched.seen)
+        return known.ended_run != watched.seen.run or known.delay is not None
+
+    def is_ended(self, workload_id: str) -> bool:
+        """Whether `end` was called for it, and `begin` was not."""
+        return self._memories.of(workload_id).ended
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield whenever something may have changed."""
+        listener = asyncio.Event()
+        self._listeners.add(listener)
+        try:
+            while True:
+                await listener.wait()
+                listener.clear()
+                yield
+        finally:
+            self._listeners.discard(listener)
+
+    def wake(self) -> None:
+        """Something may have changed: podman is to be read."""
+        self._hint.set()
+        for listener in self._listeners:
+            listener.set()
+
+    # One container
+
+    def _see_one(self, container_id: str, sighting: Sighting, began: float) -> None:
+        watched = self._watched.get(container_id)
+        if watched is None:
+            watched = self._watched[container_id] = _Watched(seen=sighting, began=began)
+        if began < watched.began:
+            return
+        watched.seen, watched.began = sighting, began
+        if self._memories.of(sighting.workload_id).ended:
+            self._prober.end(container_id)
+        elif sighting.running:
+            known = self._known(sighting)
+            standing = Standing(ready=known.ready, started=known.started) if known.run == sighting.run else None
+            age = max(0.0, self._clock() - sighting.started_at)
+            self._prober.begin(container_id, sighting.orders.probes, run=sighting.run, age=age, standing=standing)
+        else:
+            self._prober.end(container_id)
+            if sighting.exit is not None:
+                self._see_exit(watched, sighting.exit)
+
+    def _see_exit(self, watched: _Watched, exit_: Exit) -> None:
+        """Decide about this exit, unless it has been; then see that it is carried out."""
+        seen, known = watched.seen, self._known(watched.seen)
+        if known.ended_run != seen.run:
+            if known.unhealthy_run == seen.run:
+                exit_ = replace(exit_, reason=known.unhealthy_reason, unhealthy=True)
+            self._remember(seen, self._decided(seen, known, exit_))
+        if watched.restarting is None or watched.restarting.done():
+            watched.restarting = self._task(self._guarded(watched, lambda: self._carry_out(watched, seen.run)))
+
+    def _decided(self, seen: Sighting, known: Remembered, exit_: Exit) -> Remembered:
+        now, back_off = self._clock(), self._limits.back_off
+        decision = decide(seen.orders.policy, exit_, known.history, now=now, back_off=back_off)
+        if not isinstance(decision, Restart):
+            history = known.history.stayed(exit_)
+            return replace(known, history=history, ended_run=seen.run, delay=None, due=None)
+        log.info(
+            "container_restarts",
+            workload_id=seen.workload_id,
+            container=seen.name,
+            exit_code=exit_.exit_code,
+            reason=exit_.reason,
+            in_seconds=round(decision.at - now, 3),
+        )
+        history = known.history.restarted(exit_, now=decision.at, back_off=back_off)
+        return replace(known, history=history, ended_run=seen.run, delay=decision.delay, due=decision.at)
+
+    async def _carry_out(self, watched: _Watched, run: str) -> None:
+        """Make the decision about the end of this run durable, and start the container when it is due."""
+        seen = watched.seen
+        await self._save(seen.workload_id, durable=True)
+        self.wake()
+        known = self._known(seen)
+        if known.delay is None or known.ended_run != run:
+            return
+        if known.due is None:
+            # It was started, and yet it is seen to have ended as before: two runs may look alike in a list.
+            self._forget_inspection(seen.container_id)
+            self._remember(seen, replace(known, due=self._clock() + max(known.delay, self._limits.settle)))
+            self.wake()
+        while (due := self._known(seen).due) is not None:
+            await asyncio.sleep(min(due - self._clock(), self._limits.back_off.cap))  # the clock may have been set back
+            await self._pod_settled(seen)
+            async with self._lock(seen.workload_id):
+                if self._is_over(watched, run):
+                    return
+                await self._start(watched)
+            self.wake()
+
+    def _is_over(self, watched: _Watched, run: str) -> bool:
+        seen = watched.seen
+        gone = self._watched.get(seen.container_id) is not watched
+        return gone or seen.run != run or seen.running or self._memories.of(seen.workload_id).ended
+
+    async def _start(self, watched: _Watched) -> None:
+        seen, known = watched.seen, self._known(watched.seen)
+        try:
+            await self._start_container(seen.container_id)
+        except (Refusal, BeemeshError) as error:
+            watched.problem = getattr(error, "text", "") or str(error)
+            wait = max(known.history.next_delay, self._limits.settle)
+            self._remember(seen, replace(known, due=self._clock() + wait))
+            log.warning("restart_failed", container=seen.name, workload_id=seen.workload_id, why=error)
+            if isinstance(error, Refusal) and error.status == 404:
+                self._drop(seen.container_id)
+            return
+        watched.problem = ""
+        self._forget_inspection(seen.container_id)
+        self._remember(seen, replace(self._known(seen), due=None))
+
+    async def _pod_settled(self, seen: Sighting) -> None:
+        """Wait for what podman does after a pod's last container has ended: it stops the pod's network.
+
+        A container started meanwhile would lose it.
+        """
+        exit_ = seen.exit
+        until = 0.0 if exit_ is None else exit_.finish_time + self._limits.pod_stop
+        while self._clock() < until:
+            try:
+                pods = await self._podman.pods({**self._labels, **_workload_label(seen.workload_id)})
+            except (Refusal, BeemeshError) as error:
+                log.debug("pod_not_read", workload_id=seen.workload_id, why=error)
+                return
+            mine = next((pod.get("Containers") or [] for pod in pods if pod["Id"] == seen.pod_id), [])
+            running = {container["Id"] for container in mine if container["Status"] not in _IDLE}
+            if not running or running - {seen.infra_id}:
+                return
+            await asyncio.sleep(_POD_POLL_SECONDS)
+
+    # Probes
+
+    def _on_result(self, container_id: str, ready: bool, started: bool) -> None:
+        watched = self._watched.get(container_id)
+        if watched is None or self._closed:
+            return
+        known = self._known(watched.seen)
+        once = known.ready_once or ready
+        now = replace(known, run=watched.seen.run, ready=ready, started=started, ready_once=once)
+        if now != known:
+            self._remember(watched.seen, now)
+            self._task(self._save(watched.seen.workload_id, durable=False))
+        self.wake()
+
+    def _on_unhealthy(self, container_id: str, verdict: Unhealthy) -> None:
+        watched = self._watched.get(container_id)
+        if watched is not None and not self._closed:
+            known = self._known(watched.seen)
+            self._remember(
+                watched.seen, replace(known, unhealthy_run=watched.seen.run, unhealthy_reason=verdict.reason)
+            )
+            run = watched.seen.run
+            watched.stopping = self._task(self._guarded(watched, lambda: self._stop_unhealthy(watched, run, verdict)))
+
+    async def _stop_unhealthy(self, watched: _Watched, run: str, verdict: Unhealthy) -> None:
+        seen = watched.seen
+        await self._save(seen.workload_id, durable=False)
+        grace = seen.orders.grace_seconds if verdict.grace_seconds is None else verdict.grace_seconds
+        for _ in range(_STOP_TRIES):
+            if watched.seen.run != run or not watched.seen.running or self._memories.of(seen.workload_id).ended:
+                return
+            try:
+                await self._stop_container(seen.container_id, grace)
+            except (Refusal, BeemeshError) as error:
+                log.warning("stop_failed", container=seen.name, workload_id=seen.workload_id, why=error)
+                await asyncio.sleep(self._limits.stop_retry)
+            else:
+                self.wake()
+                return
+        self._prober.end(seen.container_id)  # the next sighting follows it anew
+
+    # Readings
+
+    async def _follow(self) -> None:
+        """Have podman read after each hint and now and then, unless somebody else did."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.poll):
+                    await self._hint.wait()
+            except TimeoutError:
+                pass
+            hinted = loop.time()
+            self._hint.clear()
+            await asyncio.sleep(self._limits.settle)
+            if self._latest > hinted:
+                continue
+            try:
+                await self._read()
+            except BeemeshError as error:
+                log.debug("supervisor_reading_failed", why=error)
+            except Exception as error:  # a defect must not end the supervision
+                log.error("supervisor_reading_failed", exc_info=error)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                self.wake()
+                async with closed_after(self._podman.events(self._labels)) as events:
+                    async for _ in events:
+                        self.wake()
+            except (Refusal, BeemeshError) as error:
+                log.debug("event_stream_broke", why=error)
+            await asyncio.sleep(self._limits.reopen)
+
+    async def _guarded(self, watched: _Watched, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # what concerns one container must not end the supervision of all
+            log.error("supervision_failed", container=watched.seen.name, exc_info=error)
+            await asyncio.sleep(self._limits.reopen)
+            self.wake()
+
+    async def _save(self, workload_id: str, *, durable: bool) -> None:
+        try:
+            await self._memories.save(workload_id, durable=durable)
+        except OSError as error:  # a container is rather restarted uncounted than not at all
+            log.error("restart_memory_not_written", workload_id=workload_id, why=error)
+
+    # Bookkeeping
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Not in the caller's context: the deadline of a request that read podman must not bound it."""
+        return self._group.create_task(work, context=contextvars.Context())
+
+    def _sighting(self, container_id: str) -> Sighting | None:
+        watched = self._watched.get(container_id)
+        return None if watched is None else watched.seen
+
+    def _known(self, seen: Sighting) -> Remembered:
+        return self._memories.of(seen.workload_id).of(seen.container_id)
+
+    def _remember(self, seen: Sighting, remembered: Remembered) -> None:
+        memory = self._memories.of(seen.workload_id)
+        self._memories.change(seen.workload_id, memory.with_(seen.container_id, remembered))
+
+    def _of(self, workload_id: str) -> list[tuple[str, _Watched]]:
+        return [item for item in self._watched.items() if item[1].seen.workload_id == workload_id]
+
+    def _lock(self, workload_id: str) -> asyncio.Lock:
+        return self._acting.setdefault(workload_id, asyncio.Lock())
+
+    def _drop(self, container_id: str) -> None:
+        """It is gone."""
+        self._prober.end(container_id)
+        self._dialer.forget(container_id)
+        watched = self._watched.pop(container_id, None)
+        if watched is not None:
+            for task in (watched.restarting, watched.stopping):
+                if task is not None and task is not asyncio.current_task():
+                    task.cancel()
+            memory = self._memories.of(watched.seen.workload_id)
+            left = {name: known for name, known in memory.containers.items() if name != container_id}
+            self._memories.change(watched.seen.workload_id, replace(memory, containers=left))
+
+    def _miss(self, containers: Collection[str], workloads: Collection[str]) -> None:
+        """What two whole readings did not have is gone, and leaves nothing behind."""
+        now = {*containers, *workloads}
+        for container_id in self._missed & set(containers):
+            self._drop(container_id)
+        for workload_id in self._missed & set(workloads):
+            self._task(self.forget(workload_id))
+        self._missed = now
+
+    def _ended(self, told: Component, watched: _Watched, known: Remembered) -> Component:
+        """A container whose run has ended, as it was decided about."""
+        exit_ = known.history.last_exit
+        if exit_ is None or told.exit_status is None:
+            return told
+        told = replace(told, exit_status=replace(told.exit_status, reason=exit_.reason))
+        over = self._memories.of(watched.seen.workload_id).ended
+        if known.delay is None or over:
+            if exit_.unhealthy and not over:
+                return replace(told, state=WorkloadState.FAILED, reason=exit_.reason)
+            return told
+        how = f"the last run ended with {exit_.exit_code} ({exit_.reason})"
+        if watched.problem:
+            how += f"; it could not be started: {watched.problem[:500]}"
+        if known.delay <= 0 and not watched.problem:
+            return replace(told, state=WorkloadState.STARTING, reason=RESTARTING, message=how)
+        message = f"restarts after a back-off of {known.delay:g} s; {how}"
+        return replace(told, state=WorkloadState.STARTING, reason=CRASH_LOOP, message=message)
+
+
+def _standing(told: Component, standing: Standing) -> Component:
+    told = replace(told, ready=standing.ready, started=standing.started)
+    if standing.ready:
+        return told
+    return replace(told, reason=NOT_READY, message=standing.message or "its probes have not succeeded yet")
+
+
+def _status(exit_: Exit | None) -> ExitStatus | None:
+    if exit_ is None:
+        return None
+    return ExitStatus(
+        exit_code=exit_.exit_code,
+        oom_killed=exit_.reason == "OOMKilled",
+        finish_time=exit_.finish_time,
+        reason=exit_.reason,
+    )
+
+
+def _workload_label(workload_id: str) -> dict[str, str]:
+    return {LABEL_WORKLOAD_ID: workload_id}
