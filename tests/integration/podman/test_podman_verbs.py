@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def cgroup(container_pid: int, controller: str) -> Path:
 
 @asynccontextmanager
 async def deployed(
-    machine: PodmanMachine, node_id: str, *containers: dict[str, object], **fields: object
+    machine: PodmanMachine, node_id: str, *containers: dict[str, object], **fields: Any
 ) -> AsyncIterator[tuple[PodmanEngine, str]]:
     """A workload that runs, and is destroyed again."""
     wanted = spec(node_id, *containers, **fields)

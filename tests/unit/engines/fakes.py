@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from services.engines.backend import Limits
 from services.engines.engine import (
     Capability,
+    Change,
     Component,
     Config,
     Engine,
@@ -75,6 +77,9 @@ class FakeEngine(Engine):
         self.created = asyncio.Event()
         self.last_destroy: tuple[float | None, bool, bool] | None = None
         self.formats = frozenset({Format.KUBERNETES})
+        self.capabilities = {Capability.LOGS}
+        self.in_place = False
+        """Every change can be made in place."""
 
     @property
     def info(self) -> Info:
@@ -83,7 +88,7 @@ class FakeEngine(Engine):
             engine="fake",
             display_name="Fake",
             engine_version="1",
-            capabilities=frozenset({Capability.LOGS}),
+            capabilities=frozenset(self.capabilities),
             formats=self.formats,
             kinds=("Pod", "Deployment"),
         )
@@ -131,6 +136,35 @@ class FakeEngine(Engine):
         if error := self.failures.get("destroy"):
             raise error
         self.objects.pop(workload_id, None)
+
+    def effect(self, change: Change) -> str:
+        """As scripted."""
+        return "" if self.in_place else "replace"
+
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """The components stay, the label too."""
+        self.asked.append("update")
+        await self.gate.wait()
+        if error := self.failures.get("update"):
+            raise error
+
+    async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
+        """All components end, with an exit code that looks like a failure."""
+        self.asked.append("stop")
+        await self.gate.wait()
+        self._power("stop", workload_id, WorkloadState.FAILED)
+
+    async def start(self, workload_id: str) -> None:
+        """All components run."""
+        self.asked.append("start")
+        await self.gate.wait()
+        self._power("start", workload_id, WorkloadState.RUNNING)
+
+    def _power(self, verb: str, workload_id: str, state: WorkloadState) -> None:
+        if error := self.failures.get(verb):
+            raise error
+        found = self.objects[workload_id]
+        self.objects[workload_id] = replace(found, components=tuple(replace(c, state=state) for c in found.components))
 
     async def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """One line."""
