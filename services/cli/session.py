@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -47,16 +48,27 @@ class Access:
         return self.address or f"unix:{run_dir(env) / 'orchestrator.sock'}"
 
     def metadata(self, env: Mapping[str, str] = os.environ) -> tuple[tuple[str, str], ...]:
-        """The token as call metadata; a Unix socket needs none. Raises Failure when the file cannot be read."""
-        path = self.token_file
-        if path is None:
-            path = run_dir(env) / "token"
-            if self.target(env).startswith("unix:") or not path.exists():
-                return ()
+        """The token as call metadata, only where one was named: whoever listens at an address gets what is sent there.
+
+        Raises Failure when the file cannot be read, and rather than send a token in clear to another machine.
+        """
+        target, path = self.target(env), self.token_file
+        if path is None or target.startswith("unix:"):
+            return ()
+        if self.root_certificate is None and not _is_loopback(target):
+            raise Failure(f"the token would go to {target} in clear: name its root certificate with --ca")
         try:
             return (("authorization", f"Bearer {path.read_text().strip()}"),)
         except OSError as error:
             raise Failure(f"token file {path}: {error.strerror}") from error
+
+
+def _is_loopback(target: str) -> bool:
+    host = target.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def run_dir(env: Mapping[str, str]) -> Path:

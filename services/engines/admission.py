@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -77,8 +77,8 @@ def admit(order: DeployOrder, engine: Engine) -> Admitted:
     check_deployment_id(order.manifest_id, field="manifest_id")
     manifest = _read(order.text, order.format)
     _check_language(manifest, engine)
-    issues = tuple(engine.check(manifest, order.config))
-    _refuse(engine, issues, lenient=order.lenient)
+    issues = _lifted(engine.check(manifest, order.config), lenient=order.lenient)
+    _refuse(engine, issues)
     return Admitted(
         order=order,
         manifest=manifest,
@@ -88,8 +88,13 @@ def admit(order: DeployOrder, engine: Engine) -> Admitted:
     )
 
 
-def validate(text: str, expected: Format | None, engine: Engine, *, lenient: bool) -> Verdict:
-    """All findings about a text, errors included, as issues; raises InvalidArgument only when there is no text."""
+def validate(
+    text: str, expected: Format | None, engine: Engine, *, lenient: bool, config: Config | None = None
+) -> Verdict:
+    """All findings about a text and a config, errors included, as issues; raises InvalidArgument when there is no text.
+
+    What `lenient` lifts is a warning.
+    """
     _require_text(text)
     try:
         manifest = _read(text, expected)
@@ -97,11 +102,11 @@ def validate(text: str, expected: Format | None, engine: Engine, *, lenient: boo
         return Verdict(valid=False, issues=_as_issues(error))
     try:
         _check_language(manifest, engine)
-        issues = tuple(engine.check(manifest, Config()))
+        issues = _lifted(engine.check(manifest, config or Config()), lenient=lenient)
     except BeemeshError as error:
-        issues, lenient = _as_issues(error), False
+        issues = _as_issues(error)
     return Verdict(
-        valid=lenient or not any(issue.severity is Severity.ERROR for issue in issues),
+        valid=not any(issue.severity is Severity.ERROR for issue in issues),
         format=manifest.format,
         canonical_digest=manifest.canonical_digest,
         issues=issues,
@@ -150,18 +155,27 @@ def _unsupported_kind(engine: Engine, kind: str, what: str, known: Sequence[str]
     )
 
 
-def _refuse(engine: Engine, issues: Sequence[Issue], *, lenient: bool) -> None:
+def _lifted(issues: Sequence[Issue], *, lenient: bool) -> tuple[Issue, ...]:
+    """The findings; a lenient caller takes the loss of a field, but neither nonsense nor what the node forbids."""
+    if not lenient:
+        return tuple(issues)
+    return tuple(
+        replace(issue, severity=Severity.WARNING) if issue.reason == "UNSUPPORTED_FIELD" else issue for issue in issues
+    )
+
+
+def _refuse(engine: Engine, issues: Sequence[Issue]) -> None:
     options = [issue for issue in issues if issue.reason == UNKNOWN_OPTION]
     if options:
         raise InvalidArgument(
             f"{options[0].field_path}: {options[0].message}", reason=UNKNOWN_OPTION, violations=_violations(options)
         )
     errors = [issue for issue in issues if issue.severity is Severity.ERROR]
-    if errors and not lenient:
+    if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise FailedPrecondition(
             f"engine {engine.info.engine} cannot honour {errors[0].field_path}: {errors[0].message}{more}",
-            reason="UNSUPPORTED_FIELD",
+            reason=errors[0].reason or "UNSUPPORTED_FIELD",
             metadata={"engine": engine.info.engine},
             violations=_violations(errors),
         )

@@ -15,7 +15,7 @@ from typing import Self
 from services.engines.admission import DeployOrder, Verdict, admit, check_workload_id, validate
 from services.engines.backend import Backend, Limits, not_found
 from services.engines.deployer import Deployed, Deployer, RemoveOrder
-from services.engines.engine import Capability, Engine, WorkloadState
+from services.engines.engine import Capability, Config, Engine, WorkloadState
 from services.engines.inside import Inside
 from services.engines.listing import Listing, Page, matcher
 from services.engines.operations import Operations, Verb
@@ -110,9 +110,9 @@ class Keeper:
         """By workload id: the record file that cannot be read, and why."""
         return self._records.unreadable
 
-    def validate(self, text: str, expected: Format | None, *, lenient: bool) -> Verdict:
+    def validate(self, text: str, expected: Format | None, *, lenient: bool, config: Config | None = None) -> Verdict:
         """All findings about a manifest; touches nothing. Raises InvalidArgument when there is no text."""
-        return validate(text, expected, self._engine, lenient=lenient)
+        return validate(text, expected, self._engine, lenient=lenient, config=config)
 
     async def plan(self, order: DeployOrder) -> Plan:
         """What a deploy that may replace would do; touches nothing. Raises as `Deployer.deploy` refuses."""

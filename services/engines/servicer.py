@@ -126,6 +126,7 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
             request.manifest.content,
             convert.format_from(request.manifest.format),
             lenient=convert.lenient_from(request.mode, field="mode"),
+            config=convert.config_from(request.config),
         )
         return pb.ValidateManifestResponse(
             valid=verdict.valid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
@@ -125,10 +126,23 @@ def validation_mode(warn: bool) -> types_pb2.ValidationMode.ValueType:
     return types_pb2.VALIDATION_MODE_WARN if warn else types_pb2.VALIDATION_MODE_STRICT
 
 
+_REPLICAS_MAX = 1000
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
+
 def config(message: workload_pb2.DeploymentConfig) -> Config:
     """What the caller asks beyond the manifest; raises InvalidArgument."""
-    if message.HasField("replicas") and message.replicas < 0:
-        raise bad("config.replicas", f"must not be negative, not {message.replicas}")
+    if message.HasField("replicas") and not 0 <= message.replicas <= _REPLICAS_MAX:
+        raise bad("config.replicas", f"must be between 0 and {_REPLICAS_MAX}, not {message.replicas}")
+    for variable, value in message.env.items():
+        if not variable or "=" in variable or "\0" in variable + value:
+            raise bad(f"config.env[{variable!r}]", "a name is not empty and has no '=', and nothing has a NUL")
+    for key, value in message.labels.items():
+        if key.startswith("beemesh.io/") or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+            raise bad(
+                f"config.labels[{key[:80]!r}]", "is no label that Kubernetes allows, or has the reserved beemesh.io/"
+            )
     resources = message.resources
     for name in ("cpu_cores", "memory_bytes", "storage_bytes"):
         if resources.HasField(name) and not getattr(resources, name) > 0:

@@ -246,10 +246,12 @@ class GrpcEngines:
             async with asyncio.timeout(timeout):
                 await self._moved.wait()
 
-    async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
-        """What the engine says of this manifest."""
+    async def validate(self, engine_id: str, wish: Wish, *, warn: bool) -> Sequence[Issue]:
+        """What the engine says of this manifest and config."""
         request = engine_pb.ValidateManifestRequest(
-            manifest=types_pb2.Manifest(content=manifest), mode=convert.validation_mode(warn)
+            manifest=types_pb2.Manifest(content=wish.manifest),
+            mode=convert.validation_mode(warn),
+            config=convert.config_pb(wish.config),
         )
         with translated():
             answer = await self._stub(engine_id).ValidateManifest(request, timeout=budget(self._timeouts.query))

@@ -29,8 +29,8 @@ class Engines(Protocol):
     async def wait_changed(self, workload_id: str, timeout: float) -> None:
         """Return when the workload may have changed, or after `timeout` seconds."""
 
-    async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
-        """What the engine says of this manifest; raises Unavailable if it does not answer."""
+    async def validate(self, engine_id: str, wish: Wish, *, warn: bool) -> Sequence[Issue]:
+        """What the engine says of this manifest and config; raises Unavailable if it does not answer."""
 
     async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
         """What a deploy would change; touches nothing."""

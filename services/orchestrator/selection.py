@@ -177,7 +177,8 @@ def refusal(decision: Decision, wish: Wish) -> BeemeshError:
     by_field = [c for c in fit if c.issues]
     if by_field and (len(by_field) == len(fit) or wish.policy is Policy.NONE):
         first = by_field[0]
-        return FailedPrecondition(
+        kind = InvalidArgument if first.reason == "UNKNOWN_OPTION" else FailedPrecondition
+        return kind(
             f"no engine can run this manifest as it is: {told}",
             reason=first.reason,
             metadata=verdicts,

@@ -61,7 +61,7 @@ async def choose(
 async def _ask(engines: Engines, candidate: Candidate, wish: Wish) -> Candidate:
     warn = wish.warn or wish.policy is Policy.ANY
     try:
-        issues = await engines.validate(candidate.engine_id, wish.manifest, warn=warn)
+        issues = await engines.validate(candidate.engine_id, wish, warn=warn)
     except BeemeshError as error:
         if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             raise

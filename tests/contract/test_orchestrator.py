@@ -121,6 +121,31 @@ async def test_a_failure_is_an_error_that_names_the_deployment(node: LocalNode) 
     assert error.metadata["state"] == "FAILED"
 
 
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"env": {"A=B": "x"}}, "config.env['A=B']"),
+        ({"env": {"A": "x\0"}}, "config.env['A']"),
+        ({"replicas": 100_000}, "config.replicas"),
+        ({"replicas": -1}, "config.replicas"),
+        ({"engine_options": {"frob": "x"}}, "config.engine_options.frob"),
+        ({"labels": {"beemesh.io/node-id": "x"}}, "config.labels['beemesh.io/node-id']"),
+        ({"labels": {"a b\n": "x"}}, "config.labels['a b\\n']"),
+        ({"labels": {"a": "x" * 100_000}}, "config.labels['a']"),
+    ],
+)
+async def test_a_config_that_cannot_be_is_refused_and_what_runs_stays_as_it_is(
+    node: LocalNode, config: dict[str, Any], field: str
+) -> None:
+    """INVALID_ARGUMENT with the field's path; nothing is recorded, and the running generation stands."""
+    before = (await apply(node)).deployment
+    error = await refusal(apply(node, config=workload_pb2.DeploymentConfig(**config)))
+    assert error.code.name == "INVALID_ARGUMENT"
+    assert [violation.field_path for violation in error.violations] == [field]
+    after = await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
+    assert (after.deployment.etag, after.deployment.state) == (before.etag, pb.DEPLOYMENT_STATE_ACTIVE)
+
+
 async def test_a_wait_ends_with_the_state_or_with_the_reason(node: LocalNode) -> None:
     """Reached: the deployment; failed: its error; another generation: ABORTED; too long: DEADLINE_EXCEEDED."""
     await apply(node, wait=Duration(seconds=0))

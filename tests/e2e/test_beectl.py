@@ -88,8 +88,17 @@ def test_what_would_be_and_what_was_can_be_asked(applied: LocalNode, tmp_path: P
 def test_engines_and_version_are_told(node: LocalNode) -> None:
     """The node's engines and its id can be asked for, by the socket and by the public port."""
     assert "AVAILABLE" in beectl(node, "engines", "--probe").stdout
-    by_socket, by_port = beectl(node, "version"), beectl(node, "--address", node.public, "version")
+    by_socket = beectl(node, "version")
+    by_port = beectl(node, "--address", node.public, "--token-file", str(node.token_file), "version")
     assert by_socket.stdout.split()[3] == by_port.stdout.split()[3] == node.node_id()
+
+
+def test_a_token_is_sent_only_where_it_was_meant_to_go(node: LocalNode) -> None:
+    """Without --token-file none is sent, and none goes to another machine in clear."""
+    unasked = beectl(node, "--address", node.public, "get")
+    assert (unasked.returncode, "TOKEN_REQUIRED" in unasked.stderr) == (1, True)
+    in_clear = beectl(node, "--address", "192.0.2.1:7443", "--token-file", str(node.token_file), "get")
+    assert (in_clear.returncode, "--ca" in in_clear.stderr) == (1, True)
 
 
 def test_a_dry_run_touches_nothing(node: LocalNode) -> None:

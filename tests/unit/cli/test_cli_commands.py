@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from services.cli import session as sessions
 from services.cli.__main__ import cli
+from services.cli.report import Failure
 from services.cli.session import Access
 from services.errors import BeemeshError, FieldViolation, InvalidArgument
 
@@ -201,13 +202,20 @@ def test_what_is_no_time_span_is_refused(span: str) -> None:
     assert beectl("apply", "-f", "-", "--wait", span, stdin=POD).exit_code == 2
 
 
-def test_a_socket_needs_no_token_and_a_port_takes_the_nodes(tmp_path: Path) -> None:
-    """The token file of this machine's node is read for a TCP address, never for a socket."""
-    (tmp_path / "token").write_text("secret\n")
+def test_a_token_goes_only_where_it_was_meant_to_go(tmp_path: Path) -> None:
+    """The node's own token file is never sent by itself; a named one is, but not to another machine in clear."""
+    token = tmp_path / "token"
+    token.write_text("secret\n")
     env = {"BEEMESH_RUN_DIR": str(tmp_path)}
-    assert Access().metadata(env) == ()
     assert Access().target(env) == f"unix:{tmp_path}/orchestrator.sock"
-    assert Access(address="127.0.0.1:1").metadata(env) == (("authorization", "Bearer secret"),)
+    assert Access(token_file=token).metadata(env) == ()
+    assert Access(address="127.0.0.1:1").metadata(env) == ()
+    sent = (("authorization", "Bearer secret"),)
+    for address in ("127.0.0.1:1", "[::1]:1", "localhost:1"):
+        assert Access(address=address, token_file=token).metadata(env) == sent
+    with pytest.raises(Failure, match="--ca"):
+        Access(address="node.example:1", token_file=token).metadata(env)
+    assert Access(address="node.example:1", token_file=token, root_certificate=token).metadata(env) == sent
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -312,7 +312,8 @@ async def test_warn_mode_goes_on_and_tells(tmp_path: Path) -> None:
     """With WARN what would be dropped is returned; an unknown option is refused all the same."""
     async with bench(tmp_path) as b:
         b.engine.issues = [ERROR]
-        assert (await b.keeper.deploy(replace(ORDER, lenient=True))).issues == (ERROR,)
+        told = (await b.keeper.deploy(replace(ORDER, lenient=True))).issues
+        assert told == (replace(ERROR, severity=Severity.WARNING),)
         b.engine.issues = [replace(ERROR, reason="UNKNOWN_OPTION")]
         with pytest.raises(InvalidArgument) as caught:
             await b.keeper.deploy(replace(ORDER, lenient=True))

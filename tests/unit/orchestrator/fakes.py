@@ -110,7 +110,7 @@ class FakeEngines:
     async def wait_changed(self, workload_id: str, timeout: float) -> None:
         await asyncio.sleep(0)
 
-    async def validate(self, engine_id: str, manifest: str, *, warn: bool) -> Sequence[Issue]:
+    async def validate(self, engine_id: str, wish: Wish, *, warn: bool) -> Sequence[Issue]:
         return self._reach(engine_id, "validate").issues
 
     async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:

@@ -375,18 +375,24 @@ class ValidateManifestRequest(_message.Message):
 
     MANIFEST_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     mode: _types_pb2.ValidationMode.ValueType
     @_builtins.property
     def manifest(self) -> _types_pb2.Manifest: ...
+    @_builtins.property
+    def config(self) -> _workload_pb2.DeploymentConfig:
+        """checked with it: options, and what of it this engine cannot honour"""
+
     def __init__(
         self,
         *,
         manifest: _types_pb2.Manifest | None = ...,
         mode: _types_pb2.ValidationMode.ValueType = ...,
+        config: _workload_pb2.DeploymentConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "manifest", b"manifest", "mode", b"mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
