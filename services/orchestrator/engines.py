@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import grpc
@@ -19,7 +20,7 @@ from beemesh.registry.v1 import registry_service_pb2_grpc as registry_grpc
 from beemesh.type.v1 import types_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from services.errors import BeemeshError, NotFound
+from services.errors import BeemeshError, NotFound, Unavailable
 from services.orchestrator import convert, selection
 from services.orchestrator.model import Config, Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
 from services.orchestrator.steps import UNKNOWN, unreachable
@@ -231,7 +232,7 @@ class GrpcEngines:
     async def kept(self, engine_id: str, workload_id: str) -> tuple[str, Config]:
         """The manifest, byte for byte, and the config that an engine has kept of a workload."""
         stub, seconds = self._stub(engine_id), budget(self._timeouts.query)
-        with translated():
+        with _calling(engine_id):
             manifest = await stub.GetWorkloadManifest(
                 engine_pb.GetWorkloadManifestRequest(workload_id=workload_id), timeout=seconds
             )
@@ -253,7 +254,7 @@ class GrpcEngines:
             mode=convert.validation_mode(warn),
             config=convert.config_pb(wish.config),
         )
-        with translated():
+        with _calling(engine_id):
             answer = await self._stub(engine_id).ValidateManifest(request, timeout=budget(self._timeouts.query))
         return [convert.issue(item) for item in answer.issues]
 
@@ -264,7 +265,7 @@ class GrpcEngines:
             manifest=types_pb2.Manifest(content=wish.manifest),
             config=convert.config_pb(wish.config),
         )
-        with translated():
+        with _calling(engine_id):
             answer = await self._stub(engine_id).PlanWorkload(request, timeout=budget(self._timeouts.query))
         return convert.plan(answer)
 
@@ -279,14 +280,14 @@ class GrpcEngines:
             request_id=deployment.request_id,
             validation_mode=convert.validation_mode(deployment.wish.warn or _any(deployment)),
         )
-        with translated():
+        with _calling(engine_id):
             answer = await self._stub(engine_id).DeployWorkload(request, timeout=self._timeouts.deploy)
         return replace(_observed(answer.workload, engine_id), action=int(answer.action))
 
     async def fetch(self, engine_id: str, workload_id: str) -> Observed | None:
         """The workload now; None only because the engine said that there is none."""
         try:
-            with translated():
+            with _calling(engine_id):
                 answer = await self._stub(engine_id).GetWorkload(
                     engine_pb.GetWorkloadRequest(workload_id=workload_id), timeout=budget(self._timeouts.query)
                 )
@@ -299,19 +300,19 @@ class GrpcEngines:
     async def stop(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
         """Stop and keep."""
         request = engine_pb.StopWorkloadRequest(workload_id=workload_id, grace_period=_grace(grace_seconds))
-        with translated():
+        with _calling(engine_id):
             await self._stub(engine_id).StopWorkload(request, timeout=self._timeouts.remove)
 
     async def start(self, engine_id: str, workload_id: str) -> None:
         """Start what was stopped, without recreating it."""
         request = engine_pb.StartWorkloadRequest(workload_id=workload_id)
-        with translated():
+        with _calling(engine_id):
             await self._stub(engine_id).StartWorkload(request, timeout=self._timeouts.deploy)
 
     async def restart(self, engine_id: str, workload_id: str, *, grace_seconds: float | None) -> None:
         """Stop and start in place."""
         request = engine_pb.RestartWorkloadRequest(workload_id=workload_id, grace_period=_grace(grace_seconds))
-        with translated():
+        with _calling(engine_id):
             await self._stub(engine_id).RestartWorkload(request, timeout=self._timeouts.deploy)
 
     async def remove(self, engine_id: str, workload_id: str, *, remove_volumes: bool, force: bool) -> None:
@@ -319,7 +320,7 @@ class GrpcEngines:
         request = engine_pb.RemoveWorkloadRequest(
             workload_id=workload_id, allow_missing=True, remove_volumes=remove_volumes, force=force
         )
-        with translated():
+        with _calling(engine_id):
             await self._stub(engine_id).RemoveWorkload(request, timeout=self._timeouts.remove)
 
     async def logs(
@@ -328,7 +329,7 @@ class GrpcEngines:
         """The engine's own messages; closing the iterator ends the engine's side."""
         call = self._stub(engine_id).StreamWorkloadLogs(request, timeout=budget(_WATCH_SECONDS))
         try:
-            with translated():
+            with _calling(engine_id):
                 async for message in call:
                     yield message
         finally:
@@ -337,13 +338,13 @@ class GrpcEngines:
     async def stats(self, engine_id: str, workload_id: str) -> engine_pb.GetWorkloadStatsResponse:
         """One sample of each component."""
         request = engine_pb.GetWorkloadStatsRequest(workload_id=workload_id)
-        with translated():
+        with _calling(engine_id):
             return await self._stub(engine_id).GetWorkloadStats(request, timeout=budget(self._timeouts.query))
 
     async def export(self, engine_id: str, workload_id: str) -> engine_pb.ExportManifestResponse:
         """The workload as it runs, rendered by the engine."""
         request = engine_pb.ExportManifestRequest(workload_id=workload_id)
-        with translated():
+        with _calling(engine_id):
             return await self._stub(engine_id).ExportManifest(request, timeout=budget(self._timeouts.query))
 
     async def exec(
@@ -352,7 +353,7 @@ class GrpcEngines:
         """Run a command in a component; closing the iterator ends the engine's side, and with it the command."""
         call = self._stub(engine_id).ExecWorkload(requests, timeout=budget(_WATCH_SECONDS))
         try:
-            with translated():
+            with _calling(engine_id):
                 async for message in call:
                     yield message
         finally:
@@ -370,6 +371,18 @@ class GrpcEngines:
         if link is None:
             raise unreachable(engine_id)
         return link
+
+
+@contextmanager
+def _calling(engine_id: str) -> Iterator[None]:
+    """Within it, an engine's errors are raised as they are; that nobody listens is said in our words."""
+    try:
+        with translated():
+            yield
+    except Unavailable as error:
+        if error.reason == "RPC_UNAVAILABLE":
+            raise unreachable(engine_id) from error
+        raise
 
 
 def _grace(seconds: float | None) -> Duration | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 
-from services.errors import FieldViolation, InvalidArgument
+from services.errors import FieldViolation, InvalidArgument, Unavailable
 from services.rpc.deadline import budget
+from services.rpc.errors import from_rpc_error
 
 ENGINE_KEY = "beemesh-engine"
 
@@ -54,6 +55,13 @@ class _Pipe:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
+            told = from_rpc_error(error)
+            if told.reason == "RPC_UNAVAILABLE":  # nobody listens: that is for us to say, without where
+                raise Unavailable(
+                    f"the service behind {self._method} cannot be reached",
+                    reason="SERVICE_UNREACHABLE",
+                    retry_after=1.0,
+                ) from error
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
         finally:
             call.cancel()

@@ -120,6 +120,8 @@ def _objection(engine_id: str, view: EngineView | None, wish: Wish, excluded: Se
         return "ENGINE_NOT_FOUND", f"no engine {engine_id!r} is registered on this node"
     if engine_id in excluded:
         return "ALREADY_TRIED", "it failed earlier in this operation"
+    if not view.available and not view.formats:  # it has just (re)started: what it runs is not known yet
+        return view.reason or "UNAVAILABLE", f"{engine_id} cannot be used now"
     if wish.format not in view.formats:
         return "UNSUPPORTED_FORMAT", f"{engine_id} does not run this manifest format"
     missing = sorted(set(wish.kinds) - view.kinds) if view.kinds else []

@@ -262,7 +262,10 @@ def broken(record: Deployment, message: str) -> Failure:
 def unreachable(engine_id: str) -> Unavailable:
     """The error for an engine that is not registered (any more)."""
     return Unavailable(
-        f"engine {engine_id!r} cannot be reached", reason="ENGINE_UNREACHABLE", metadata={"engine": engine_id}
+        f"engine {engine_id!r} cannot be reached",
+        reason="ENGINE_UNREACHABLE",
+        metadata={"engine": engine_id},
+        retry_after=1.0,
     )
 
 

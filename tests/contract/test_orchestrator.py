@@ -334,6 +334,13 @@ async def test_an_engine_out_of_reach_makes_its_deployments_unknown_never_gone(n
     async with asyncio.timeout(5):
         while await state(node) != pb.DEPLOYMENT_STATE_UNKNOWN:
             await asyncio.sleep(0.02)
+    engine = engine_grpc.EngineServiceStub(node.channel("orchestrator"))
+    gone = engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5, metadata=(("beemesh-engine", "mock"),))
+    error = await refusal(gone)
+    assert (error.reason, "mock.sock" in error.message) == ("SERVICE_UNREACHABLE", False)
+    stats = node.orchestrator.GetDeploymentStats(pb.GetDeploymentStatsRequest(name=ID), timeout=5)
+    error = await refusal(stats)
+    assert (error.reason, error.retry_after, "mock.sock" in error.message) == ("ENGINE_UNREACHABLE", 1.0, False)
     listed = await node.orchestrator.ListDeployments(pb.ListDeploymentsRequest(filter="state=UNKNOWN"), timeout=5)
     (instance,) = listed.deployments[0].instances
     assert instance.workload.components == before.components

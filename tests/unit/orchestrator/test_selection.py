@@ -124,6 +124,14 @@ def test_a_flapping_engine_is_used_only_if_nothing_else_is_there() -> None:
     assert alone.selected is not None
 
 
+def test_an_engine_that_has_just_started_is_not_unfit() -> None:
+    """What an engine runs is not known before it has said so: that passes, and the refusal says that it may."""
+    engines = {"podman": replace(ALL["podman"], available=False, reason="HEALTH_UNKNOWN", formats=frozenset())}
+    decision = selection.decide(selection.candidates(wish(), engines, default=""))
+    assert isinstance(selection.refusal(decision, wish()), Unavailable)
+    assert decision.candidates[0].reason == "HEALTH_UNKNOWN"
+
+
 def test_a_cordoned_engine_takes_nothing_new() -> None:
     """A cordon is a reason of its own."""
     engines = {"podman": replace(ALL["podman"], cordoned=True)}
