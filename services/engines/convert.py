@@ -393,5 +393,7 @@ def _entry_to(line: LogLine) -> pb.LogEntry:
         log_time=timestamp(line.time),
         text=line.text,
         partial=line.partial,
+        lossy=line.lossy,
+        dropped_lines=line.dropped_lines,
         cursor=line.cursor,
     )

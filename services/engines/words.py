@@ -273,6 +273,10 @@ class LogLine:
     text: str
     """Without its newline; invalid UTF-8 replaced."""
     partial: bool = False
+    lossy: bool = False
+    """Something in the text was replaced."""
+    dropped_lines: int = 0
+    """At least so many lines before this one are, or may be, lost: the log was cut at its size limit."""
     cursor: str = ""
     """Opaque; resumes after this line."""
 

@@ -1,7 +1,8 @@
 """Reads podman's log stream: frames of one line each, and positions in a log that outlive the stream. Pure.
 
-podman writes times to the second (5.x: to the nanosecond), so a position is a second and how many lines of it were
-seen: reading again `since` that second and skipping so many lines goes on exactly where it ended.
+podman's API tells times to the second (5.x: to the nanosecond), so a position is a second and how many lines of it were
+seen: reading again `since` that second and skipping so many lines goes on exactly where it ended. Where the log is read
+as a file, the file and an offset say the same at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import binascii
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 from services.engines.engine import LogSource
 from services.engines.podman.observe import seconds
@@ -32,6 +33,10 @@ class Line:
     time: float | None
     text: str
     partial: bool
+    lossy: bool = False
+    """Not all of it was UTF-8."""
+    after_loss: bool = False
+    """Lines before this one are, or may be, gone for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,16 @@ class Position:
 
     second: int = 0
     count: int = 0
+    generation: int = 0
+    """Which file of the log; 0 when it is not read as a file."""
+    offset: int = 0
+    """In bytes."""
 
     def after(self, line: Line) -> Position:
         """The place behind `line`, which stands here."""
         second = self.second if line.time is None else math.floor(line.time)
-        return Position(second, self.count + 1 if second == self.second else 1)
+        count = self.count + 1 if second == self.second else 1
+        return replace(self, second=second, count=count)
 
 
 class Frames:
@@ -73,17 +83,24 @@ class Frames:
 def _line(source: LogSource, payload: bytes) -> Line:
     stamp, _, text = payload.partition(b" ")
     partial = not text.endswith(b"\n")
-    return Line(
-        source=source,
-        time=seconds(stamp.decode("ascii", "replace")),
-        text=(text if partial else text[:-1]).decode("utf-8", "replace"),
-        partial=partial,
-    )
+    said, lossy = decoded(text if partial else text[:-1])
+    time = seconds(stamp.decode("ascii", "replace"))
+    return Line(source=source, time=time, text=said, partial=partial, lossy=lossy)
+
+
+def decoded(text: bytes) -> tuple[str, bool]:
+    """The text, and whether something in it had to be replaced."""
+    try:
+        return text.decode(), False
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "replace"), True
 
 
 def write_cursor(positions: Mapping[str, Position]) -> str:
     """The positions in several containers' logs as one opaque word."""
-    plain = {name[:_ID_LENGTH]: [at.second, at.count] for name, at in positions.items()}
+    plain = {
+        name[:_ID_LENGTH]: astuple(at) if at.generation else (at.second, at.count) for name, at in positions.items()
+    }
     return base64.urlsafe_b64encode(json.dumps(plain, separators=(",", ":")).encode()).decode()
 
 
@@ -93,11 +110,17 @@ def read_cursor(cursor: str) -> dict[str, Position]:
         if len(cursor) > _MAX_CURSOR:
             raise ValueError("too long")
         plain = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-        return {str(name): Position(int(second), int(count)) for name, (second, count) in plain.items()}
+        return {str(name): _position(*map(int, numbers)) for name, numbers in plain.items()}
     except (ValueError, TypeError, AttributeError, binascii.Error, UnicodeError) as error:
         raise InvalidArgument(
             "resume_cursor is not a cursor of this engine; use the one of a line that was received", reason="BAD_CURSOR"
         ) from error
+
+
+def _position(second: int, count: int, generation: int = 0, offset: int = 0) -> Position:
+    if min(second, count, generation, offset) < 0:
+        raise ValueError("negative")
+    return Position(second, count, generation, offset)
 
 
 def known_position(positions: Mapping[str, Position], container: str) -> Position | None:

@@ -1,26 +1,33 @@
 """Reads and follows the logs of a workload's containers, through restarts, without holding anything when nobody reads.
 
-Never asks podman for `tail`: before 4.7 each such call leaks a file descriptor in the service until it can serve no
-more. The log is read from where it matters and cut here.
+The log is read from the file that podman's monitor writes, where that can be read (docs/adr/0013-podman-logs.md says
+why), else through the API. There podman is never asked for `tail`: before 4.7 each such call leaks a file descriptor in
+the service until it can serve no more. The log is read from where it matters and cut here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
 
 from services.engines.engine import Component, LogLine, LogQuery
 from services.engines.podman.api import Podman
 from services.engines.podman.background import background
 from services.engines.podman.frames import Frames, Line, Position, known_position, read_cursor, write_cursor
 from services.engines.podman.http import Refusal
+from services.engines.podman.logfile import LogFile
 from services.engines.streams import closed_after
 
 _BATCH_LINES = 256
 _QUEUED_BATCHES = 16
 _REOPEN_SECONDS = 0.5
 """Between a stream's end and the look whether its container is coming back."""
+
+_LOOK_SECONDS = 0.1
+"""Between two looks into a file for more."""
 
 _NEVER_RESTARTED = ("", "no", "never")
 
@@ -31,12 +38,21 @@ class Logs:
     """One reader's view of the logs of `components`."""
 
     def __init__(
-        self, *, podman: Podman, components: Sequence[Component], query: LogQuery, clock: Callable[[], float]
+        self,
+        *,
+        podman: Podman,
+        components: Sequence[Component],
+        query: LogQuery,
+        clock: Callable[[], float],
+        local: bool = True,
     ) -> None:
+        """`local`: log files may be read where they are."""
         self._podman = podman
         self._components = components
         self._query = query
         self._clock = clock
+        self._local = local
+        self._files: dict[str, LogFile] = {}
         resumed = read_cursor(query.resume_cursor) if query.resume_cursor else {}
         self._resumed = {
             component.component_id: at
@@ -47,27 +63,37 @@ class Logs:
 
     async def batches(self) -> AsyncIterator[Batch]:
         """All that is there; then, if asked to follow, all that comes."""
-        for component in self._components:
-            async with closed_after(self._past(component.component_id)) as past:
-                async for batch in past:
-                    yield batch
-        if self._query.follow:
-            async with closed_after(self._merged()) as merged:
-                async for batch in merged:
-                    yield batch
+        try:
+            for component in self._components:
+                async with closed_after(self._past(component.component_id)) as past:
+                    async for batch in past:
+                        yield batch
+            if self._query.follow:
+                async with closed_after(self._merged()) as merged:
+                    async for batch in merged:
+                        yield batch
+        finally:
+            for file in self._files.values():
+                file.close()
 
     async def _past(self, container: str) -> AsyncIterator[Batch]:
         """What is in the log now, cut to what was asked for."""
         query, resumed = self._query, container in self._resumed
         wanted = None if resumed else query.tail_lines
+        file = await self._open(container)
         if wanted == 0:
-            if query.follow:
+            if file is not None:
+                file.go_to_tail(0)
+            elif query.follow:
                 await self._skip_to_now(container)
             return
         since = 0.0 if resumed else query.since_time or 0.0
         start = self._resumed.get(container, Position(int(since), 0))
         kept: deque[LogLine] = deque(maxlen=wanted)
-        async with closed_after(self._lines(container, start, follow=False)) as lines:
+        if file is not None:
+            self._place(file, start if resumed else None, wanted)
+        there = self._lines(container, start, follow=False) if file is None else self._written(container, file)
+        async with closed_after(there) as lines:
             async for line in lines:
                 if self._wanted(line, since):
                     kept.append(self._stamped(container, line))
@@ -76,6 +102,34 @@ class Logs:
                     kept.clear()
         for batch in _cut(kept):
             yield batch
+
+    async def _open(self, container: str) -> LogFile | None:
+        """The container's log as a file, or None where it must be asked for."""
+        resumed = self._resumed.get(container)
+        if not self._local or (resumed is not None and not resumed.generation):
+            return None
+        config = (await self._podman.inspect(container)).get("HostConfig", {}).get("LogConfig") or {}
+        if config.get("Type") != "k8s-file" or not config.get("Path"):
+            return None
+        try:
+            self._files[container] = LogFile(Path(config["Path"]), clock=time.monotonic)
+        except OSError:  # podman runs elsewhere, as somebody else, or has not started it yet
+            return None
+        return self._files[container]
+
+    def _place(self, file: LogFile, resumed: Position | None, tail: int | None) -> None:
+        if resumed is not None:
+            file.resume(resumed)
+        elif tail is not None and not self._query.sources:
+            file.go_to_tail(tail)
+
+    async def _written(self, container: str, file: LogFile) -> AsyncIterator[Line]:
+        """What the file holds from here on, keeping the container's position up to date."""
+        while records := file.read():
+            for record in records:
+                self._positions[container] = record.behind
+                yield record.line
+            await asyncio.sleep(0)  # a long file is not all that there is to do
 
     async def _skip_to_now(self, container: str) -> None:
         """Stand behind all lines there are, without reading more than this second's."""
@@ -111,10 +165,12 @@ class Logs:
 
     async def _future(self, container: str) -> AsyncIterator[Line]:
         """Lines as they come; a stream ends with each run of the container, and is opened again."""
+        file = self._files.get(container)
         while True:
             start = self._positions.get(container, Position())
+            run = self._lines(container, start, follow=True) if file is None else self._run(container, file)
             try:
-                async with closed_after(self._lines(container, start, follow=True)) as lines:
+                async with closed_after(run) as lines:
                     async for line in lines:
                         yield line
                 if await self._is_over(container):
@@ -123,6 +179,17 @@ class Logs:
                 if refusal.status == 404:  # it was removed meanwhile
                     return
                 raise
+
+    async def _run(self, container: str, file: LogFile) -> AsyncIterator[Line]:
+        """What one run of the container writes: to the end of its monitor, who writes it."""
+        monitor = (await self._podman.inspect(container))["State"].get("ConmonPid") or 0
+        runs = True
+        while runs:
+            runs = _alive(monitor)  # asked before the file is read for the last time
+            async with closed_after(self._written(container, file)) as lines:
+                async for line in lines:
+                    yield line
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _is_over(self, container: str) -> bool:
         """Whether the container has ended and is not coming back."""
@@ -155,8 +222,8 @@ class Logs:
         self._positions.setdefault(container, start)
 
     def _wanted(self, line: Line, since: float) -> bool:
-        """`since` is honoured to the second: podman 4 writes no finer times."""
-        old = line.time is not None and line.time < int(since)
+        """`since` is honoured to the second where the time is in whole ones: podman 4's API tells no finer."""
+        old = line.time is not None and line.time < (int(since) if line.time.is_integer() else since)
         return not old and (not self._query.sources or line.source in self._query.sources)
 
     def _stamped(self, container: str, line: Line) -> LogLine:
@@ -166,6 +233,8 @@ class Logs:
             time=line.time,
             text=line.text,
             partial=line.partial,
+            lossy=line.lossy,
+            dropped_lines=int(line.after_loss),
             cursor=write_cursor(self._positions),
         )
 
@@ -173,6 +242,10 @@ class Logs:
 def select(components: Iterable[Component], wanted: str) -> list[Component]:
     """The components with this id or display name; all of them for an empty one."""
     return [component for component in components if wanted in ("", component.component_id, component.display_name)]
+
+
+def _alive(pid: int) -> bool:
+    return pid > 0 and Path(f"/proc/{pid}").exists()
 
 
 def _cut(lines: deque[LogLine]) -> Iterable[Batch]:
