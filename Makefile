@@ -13,7 +13,7 @@ ENGINES ?= podman
 PYTEST_ARGS ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
-.PHONY: help setup engines tools demo image test check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+.PHONY: help setup engines tools demo image test bench check gen gen-check schemas fmt lint format-check types proto-lint imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ image: $(READY) engines ## the image that examples/ use, from this machine's bus
 
 test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)
+
+bench: $(READY) engines ## compare with podman's own commands, in one interleaved run; prints the tables of docs/performance.md
+	@$(PYTHON) -m bench.podman
 
 check: lint format-check types proto-lint gen-check imports ## everything that CI checks besides the tests
 
