@@ -203,10 +203,10 @@ class Engine(ABC):
         await self.stop(workload_id, grace_seconds=grace_seconds)
         await self.start(workload_id)
 
-    def effect(self, change: Change) -> str:
+    def effect(self, change: Change, manifest: Manifest) -> str:
         """What carrying out one change needs: "" nothing ends, "restart" or "replace" (UPDATE_IN_PLACE). Pure.
 
-        Only asked about what differs; a change of which nothing is known replaces.
+        `manifest` is the new one. Only asked about what differs; a change of which nothing is known replaces.
         """
         return "replace"
 

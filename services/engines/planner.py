@@ -14,6 +14,7 @@ from services.engines.engine import Capability, Change, ChangeAction, Engine, Is
 from services.engines.records import Record, Records
 from services.engines.view import etag
 from services.errors import Aborted, BeemeshError
+from services.manifests import Manifest
 
 REPLACES = "replace"
 
@@ -87,10 +88,10 @@ class Planner:
         if old is None:
             return ()
         found = diff(old.manifest, old.config, admitted.manifest, admitted.order.config)
-        return tuple(self._judged(change) for change in found)
+        return tuple(self._judged(change, admitted.manifest) for change in found)
 
-    def _judged(self, change: Change) -> Change:
-        forces = self._engine.effect(change) if self._can_update else REPLACES
+    def _judged(self, change: Change, manifest: Manifest) -> Change:
+        forces = self._engine.effect(change, manifest) if self._can_update else REPLACES
         is_whole = change.action is not ChangeAction.UPDATE_IN_PLACE
         action = change.action if is_whole or forces != REPLACES else ChangeAction.REPLACE
         return replace(change, forces=forces, action=action)

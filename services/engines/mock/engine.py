@@ -127,7 +127,7 @@ class MockEngine(Engine):
         self._check_reachable()
         await self._backend.start(self.node_id, workload_id)
 
-    def effect(self, change: Change) -> str:
+    def effect(self, change: Change, manifest: Manifest) -> str:
         """The number of replicas, and what only describes, need no new instance."""
         return "" if scales(change) or described(change)[0] else "replace"
 

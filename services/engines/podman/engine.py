@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 from services.engines.capacity import measure
 from services.engines.engine import (
     Capability,
+    Change,
     Component,
     Config,
     Health,
@@ -34,10 +35,11 @@ from services.engines.podman.objects import Objects
 from services.engines.podman.observe import assemble, fingerprint
 from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
-from services.engines.podman.render import Image, render
+from services.engines.podman.render import Image, Plan, render
 from services.engines.podman.service import PodmanService
 from services.engines.podman.target import PodmanTarget
 from services.engines.podman.teardown import Teardown
+from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.streams import closed_after
 from services.errors import BeemeshError, Internal, NotFound, Unavailable
@@ -49,6 +51,13 @@ T = TypeVar("T")
 
 log = Log(__name__)
 
+_CAPABILITIES = {
+    Capability.LOGS,
+    Capability.LOGS_FOLLOW,
+    Capability.EVENTS,
+    Capability.REPLICAS,
+    Capability.UPDATE_IN_PLACE,
+}
 _LAST_WORDS = 5
 _LAST_CHARACTERS = 500
 _KEPT_OF_INSPECTION = ("State", "RestartCount")
@@ -106,7 +115,7 @@ class PodmanEngine(Verbs):
             engine_version=metadata.version("beemesh"),
             backend_version=self._probe.version,
             api_version=self._probe.api_version,
-            capabilities=VERBS | {Capability.LOGS, Capability.LOGS_FOLLOW, Capability.EVENTS, Capability.REPLICAS},
+            capabilities=VERBS | _CAPABILITIES,
             formats=frozenset({Format.KUBERNETES}),
             kinds=KINDS,
         )
@@ -124,16 +133,32 @@ class PodmanEngine(Verbs):
     async def create(self, spec: Spec) -> None:
         """Pull what is missing, then make it; roll back by label."""
         plan = render(spec, machine=self._machine, network=self._network)
-        for image in plan.images:
-            await self._provide(image, spec)
-        creator = Creator(
-            objects=self._objects, hooks=self._hooks, last_words=self._last_words, init_timeout=self._init_timeout
-        )
+        await self._provide_all(plan, spec)
+        creator = self._creator()
         try:
             await creator.run(plan)
         except BaseException as error:  # a cancelled creation is cleaned up too
             await self._roll_back(spec.workload_id, creator.new_claims, error)
             raise
+
+    def effect(self, change: Change, manifest: Manifest) -> str:
+        """See `update.effect`."""
+        return effect(change, manifest)
+
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """See `Updater`."""
+        plan = render(new, machine=self._machine, network=self._network)
+        updater = Updater(podman=self._podman, labels=self._labels(new.workload_id), creator=self._creator())
+        await self._asking(updater.run(plan, lambda missing: self._provide_all(missing, new)))
+
+    def _creator(self) -> Creator:
+        return Creator(
+            objects=self._objects, hooks=self._hooks, last_words=self._last_words, init_timeout=self._init_timeout
+        )
+
+    async def _provide_all(self, plan: Plan, spec: Spec) -> None:
+        for image in plan.images:
+            await self._provide(image, spec)
 
     async def _last_words(self, container: str) -> str:
         """The last lines of a container, for an error; empty when they cannot be had."""

@@ -100,9 +100,10 @@ class Objects:
         return made
 
     async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The volumes that carry all these labels."""
+        """The volumes that carry all these labels; podman's own filter is content with any of them (4.3)."""
         filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
-        return (await self._get("/volumes/json", {"filters": json.dumps(filters)})).json() or []
+        found = (await self._get("/volumes/json", {"filters": json.dumps(filters)})).json() or []
+        return [volume for volume in found if labels.items() <= (volume.get("Labels") or {}).items()]
 
     async def remove_volume(self, name: str) -> None:
         """Remove a volume that no container uses; one that is gone is no error."""

@@ -13,7 +13,15 @@ from services.engines.podman.downward import Facts
 from services.engines.podman.environment import environment, expand
 from services.engines.podman.hooks import annotation
 from services.engines.podman.images import full_reference
-from services.engines.podman.labels import LABEL_CONTAINER, LABEL_GRACE, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT, ROLE_MAIN
+from services.engines.podman.labels import (
+    LABEL_CONTAINER,
+    LABEL_GRACE,
+    LABEL_POD,
+    LABEL_REPLICA,
+    LABEL_ROLE,
+    ROLE_INIT,
+    ROLE_MAIN,
+)
 from services.engines.podman.sources import Sources
 from services.engines.podman.volumes import Mount, Volume, Volumes
 from services.engines.podman.workload import Template, templates
@@ -132,7 +140,7 @@ class _Renderer:
         shared = ["ipc", "net", "uts", *(["pid"] if spec.get("shareProcessNamespace") else [])]
         body: dict[str, Any] = {
             "name": name,
-            "labels": self._labels(number),
+            "labels": self._labels(name, number),
             "hostname": self._template.hostname,
             "shared_namespaces": shared,
             "hostadd": _hosts(spec),
@@ -152,10 +160,11 @@ class _Renderer:
             ],
         }
 
-    def _labels(self, number: int) -> dict[str, str]:
+    def _labels(self, pod: str, number: int) -> dict[str, str]:
         return {
             **self._facts.labels,
             **self._spec.ownership.labels(),
+            LABEL_POD: pod,
             LABEL_REPLICA: str(number),
             LABEL_GRACE: str(self._template.grace_seconds),
         }
@@ -169,7 +178,7 @@ class _Renderer:
         body: dict[str, Any] = {
             "name": f"{pod}-{container['name']}",
             "image": _image(container).reference,
-            "labels": {**self._labels(number), LABEL_CONTAINER: container["name"], LABEL_ROLE: role},
+            "labels": {**self._labels(pod, number), LABEL_CONTAINER: container["name"], LABEL_ROLE: role},
             "annotations": {**self._template.annotations, **annotation(container)},
             "env": {"HOSTNAME": self._template.hostname, **env},
             "terminal": bool(container.get("tty")),

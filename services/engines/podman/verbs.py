@@ -32,7 +32,16 @@ from services.engines.podman.service import PodmanService
 
 T = TypeVar("T")
 
-VERBS = frozenset({Capability.EXEC, Capability.STATS, Capability.STOP_START, Capability.RESTART, Capability.EXPORT})
+VERBS = frozenset(
+    {
+        Capability.EXEC,
+        Capability.STATS,
+        Capability.STOP_START,
+        Capability.RESTART,
+        Capability.EXPORT,
+        Capability.UPDATE_IN_PLACE,
+    }
+)
 """The capabilities that `Verbs` brings."""
 
 _CALLS = 64

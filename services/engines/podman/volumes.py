@@ -16,6 +16,7 @@ from typing import Any
 from services.engines.engine import Spec
 from services.engines.podman.downward import Facts
 from services.engines.podman.environment import expand
+from services.engines.podman.labels import LABEL_POD
 from services.engines.podman.security import fs_group
 from services.engines.podman.sources import Data, Sources
 from services.errors import FailedPrecondition
@@ -121,16 +122,17 @@ class Volumes:
         return self._volume(f"{self._spec.workload_id}.claim.{claim}", CLAIM)
 
     def _scratch(self, volume: Mapping[str, Any], number: int) -> Volume:
-        name = f"{self._template.pod_name(self._spec.workload_id, number)}.scratch.{volume['name']}"
+        pod = self._template.pod_name(self._spec.workload_id, number)
+        name = f"{pod}.scratch.{volume['name']}"
         source = volume.get("emptyDir") or {}
         if source.get("medium") != "Memory":
-            return self._volume(name, SCRATCH)
+            return self._volume(name, SCRATCH, pod=pod)
         mode = _OPEN_DIRECTORY if self._group is None else _OPEN_DIRECTORY | _SET_GROUP
         wanted = [f"mode={mode:o}", *([f"gid={self._group}"] if self._group is not None else [])]
         if source.get("sizeLimit"):  # podman takes `size` for a quota of the disk
             wanted.append(f"nr_blocks={max(1, quantities.memory(source['sizeLimit']) // _PAGE)}")
         options = {"type": "tmpfs", "device": "tmpfs", "o": ",".join(wanted)}
-        return self._volume(name, SCRATCH, options=options, in_memory=True)
+        return self._volume(name, SCRATCH, pod=pod, options=options, in_memory=True)
 
     def _files(self, volume: Mapping[str, Any]) -> Volume:
         """The same for all replicas, and another one for each revision: a running replica's files do not change."""
@@ -139,14 +141,14 @@ class Volumes:
         files = {file.path: file for file in self._described_files(volume)}
         return self._volume(f"{prefix}.files.{volume['name']}.{revision}", FILES, files=tuple(files.values()))
 
-    def _volume(self, name: str, kind: str, **fields: Any) -> Volume:
+    def _volume(self, name: str, kind: str, *, pod: str = "", **fields: Any) -> Volume:
         directory = _FILES_DIRECTORY if kind == FILES else _OPEN_DIRECTORY
         # Without an owner podman would give the directory to the first container's user.
         owner = {"o": f"uid=0,gid={self._group or 0}"}
         return Volume(
             name=_short(name),
             kind=kind,
-            labels={**self._spec.ownership.labels(), LABEL_VOLUME: kind},
+            labels={**self._spec.ownership.labels(), LABEL_VOLUME: kind, **({LABEL_POD: pod} if pod else {})},
             mode=directory if self._group is None else directory | _SET_GROUP,
             group=self._group,
             **{"options": owner, **fields},

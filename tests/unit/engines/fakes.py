@@ -137,7 +137,7 @@ class FakeEngine(Engine):
             raise error
         self.objects.pop(workload_id, None)
 
-    def effect(self, change: Change) -> str:
+    def effect(self, change: Change, manifest: Manifest) -> str:
         """As scripted."""
         return "" if self.in_place else "replace"
 

@@ -1,0 +1,116 @@
+"""What podman can change without making anew: how many replicas there are, and what nobody inside can see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from services.engines.diff import described, scales
+from services.engines.engine import Change
+from services.engines.podman.api import Podman
+from services.engines.podman.classify import shorten
+from services.engines.podman.create import Creator
+from services.engines.podman.http import Refusal
+from services.engines.podman.labels import LABEL_POD
+from services.engines.podman.objects import Objects
+from services.engines.podman.render import Plan, Pod
+from services.engines.podman.teardown import Teardown
+from services.errors import BeemeshError, Internal
+from services.manifests import Manifest
+from services.manifests.resources import CPU_HINT, MEMORY_HINT
+from services.telemetry import Log
+
+_EFFECTIVE_PREFIXES = ("io.podman.", "io.containers.", "io.kubernetes.", "run.oci.", "org.criu.", "org.systemd.")
+"""Annotations by which podman, its runtimes and their hooks are steered."""
+_NOT_STARTED = frozenset({"created", "configured", "initialized"})
+
+log = Log(__name__)
+
+
+def effect(change: Change, manifest: Manifest) -> str:
+    """Replicas, a Deployment's own labels, and annotations that nothing reads need no new instance.
+
+    podman cannot rewrite labels: those of a pod are replaced with it. A pod's annotations are kept in our record;
+    podman's copy stays as it was.
+    """
+    kind, key = described(change)
+    if scales(change):
+        return ""
+    if kind == "labels":
+        return "" if change.kind == "Deployment" and change.path[0] == "metadata" else "replace"
+    if kind != "annotations" or key in (CPU_HINT, MEMORY_HINT) or key.startswith(_EFFECTIVE_PREFIXES):
+        return "replace"
+    return "replace" if any(_reads_annotations(document.body) for document in manifest.documents) else ""
+
+
+def _reads_annotations(value: object) -> bool:
+    """Whether a variable or file is made from annotations."""
+    if isinstance(value, dict):
+        path = value.get("fieldPath")
+        if isinstance(path, str) and path.startswith("metadata.annotations"):
+            return True
+        return any(_reads_annotations(each) for each in value.values())
+    return isinstance(value, list) and any(_reads_annotations(each) for each in value)
+
+
+class Updater:
+    """Brings the pods of a workload to a plan; pods that are whole are not touched."""
+
+    def __init__(self, *, podman: Podman, labels: Mapping[str, str], creator: Creator) -> None:
+        self._podman = podman
+        self._labels = labels
+        self._creator = creator
+        self._objects = Objects(podman.socket, deadlines=podman.deadlines)
+
+    async def run(self, plan: Plan, provide: Callable[[Plan], Awaitable[None]]) -> None:
+        """Make what is missing, its images provided for first, then remove what is too much; see `Engine.update`."""
+        listed = {pod["Name"]: pod for pod in await self._podman.pods(self._labels)}
+        missing = tuple(pod for pod in plan.pods if not _is_whole(pod, listed.get(pod.name)))
+        if missing:
+            await self._make(replace(plan, pods=missing), provide)
+        try:
+            await self._remove(listed.keys() - {pod.name for pod in plan.pods}, force=False)
+        except (BeemeshError, Refusal) as error:
+            raise _unfinished(error) from error
+
+    async def _make(self, plan: Plan, provide: Callable[[Plan], Awaitable[None]]) -> None:
+        names = [pod.name for pod in plan.pods]
+        await provide(plan)
+        await self._remove(names, force=True)  # what an update that was cut has left of them
+        try:
+            await self._creator.run(plan)
+        except BaseException as error:  # a cancelled update is taken back too
+            await self._take_back(names, error)
+            raise
+
+    async def _take_back(self, names: Collection[str], cause: BaseException) -> None:
+        try:
+            await self._remove(names, force=True)
+            for claim in self._creator.new_claims:
+                await self._objects.remove_volume(claim)
+        except (BeemeshError, Refusal) as error:
+            log.warning("taking_back_failed", pods=names, why=error)
+            if isinstance(cause, BeemeshError):
+                cause.metadata["leftovers"] = "true"
+
+    async def _remove(self, names: Collection[str], *, force: bool) -> None:
+        """The pods of these names, all at once, with what is theirs alone."""
+        ends = (Teardown(podman=self._podman, labels={**self._labels, LABEL_POD: name}) for name in names)
+        await asyncio.gather(*(end.run(grace_seconds=None, force=force) for end in ends))
+
+
+def _unfinished(error: BeemeshError | Refusal) -> BeemeshError:
+    """Some of what is too much may be gone, and cannot be brought back."""
+    if isinstance(error, Refusal):
+        error = Internal(f"podman refused: {shorten(error.text)}", reason="BACKEND_ERROR")
+    error.metadata["leftovers"] = "true"
+    return error
+
+
+def _is_whole(pod: Pod, listed: Mapping[str, Any] | None) -> bool:
+    """Whether everything of it is there and was started once."""
+    states = {each["Names"]: each["Status"] for each in (listed or {}).get("Containers") or ()}
+    inits = all(str(container.body["name"]) in states for container in pod.inits)
+    return inits and all(states.get(str(c.body["name"]), "created") not in _NOT_STARTED for c in pod.mains)
