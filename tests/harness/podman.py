@@ -23,6 +23,7 @@ from scripts.make_test_image import REFERENCE, import_image
 from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.machine import needed_config, this_machine
 from services.engines.podman.service import PodmanService, ServiceSettings
+from services.engines.podman.supervisor import SupervisorLimits
 
 _TIMEOUT = 60
 IMAGE = REFERENCE
@@ -111,9 +112,17 @@ class PodmanMachine:
             data_dir=home / "data",
         )
 
-    def engine(self, node_id: str, *, service: PodmanService | None = None) -> PodmanEngine:
+    def engine(
+        self,
+        node_id: str,
+        *,
+        service: PodmanService | None = None,
+        supervisor_limits: SupervisorLimits | None = None,
+    ) -> PodmanEngine:
         """An engine for `async with`."""
-        return PodmanEngine(node_id=node_id, service=service or self.service(), clock=time.time)
+        return PodmanEngine(
+            node_id=node_id, service=service or self.service(), clock=time.time, supervisor_limits=supervisor_limits
+        )
 
     def _settings(self) -> list[str]:
         return [f"{name}={self.env[name]}" for name in ("CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF")]

@@ -14,6 +14,8 @@ from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.fields import NodePolicy
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.engines.podman.settings import PodmanSettings
+from services.engines.podman.supervisor import SupervisorLimits
+from services.engines.restarts import BackOff
 from services.engines.service import Program, run_engine
 from services.rpc.process import run
 from services.settings import load
@@ -49,6 +51,9 @@ def make_engine(settings: PodmanSettings, node_id: str) -> Engine:
         deadlines=Deadlines(pull=settings.pull_timeout),
         policy=NodePolicy(host_access=settings.host_access),
         init_timeout=settings.init_timeout,
+        supervisor_limits=SupervisorLimits(
+            back_off=BackOff(base=settings.restart_back_off, cap=settings.restart_back_off_max)
+        ),
     )
 
 

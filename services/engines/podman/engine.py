@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any, Self, TypeVar
 
@@ -22,7 +23,7 @@ from services.engines.engine import (
     Resources,
     Spec,
 )
-from services.engines.podman import classify, version
+from services.engines.podman import classify, hooks, supervision, version
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.create import Creator
 from services.engines.podman.credentials import logins_for, pull_secrets
@@ -31,18 +32,21 @@ from services.engines.podman.hooks import Hooks
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.images import Images, pull_policy
 from services.engines.podman.logs import Logs, select
+from services.engines.podman.memory import Memories
 from services.engines.podman.objects import Objects
 from services.engines.podman.observe import assemble, fingerprint
 from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
 from services.engines.podman.render import Image, Plan, render
 from services.engines.podman.service import PodmanService
+from services.engines.podman.supervisor import Acts, Supervisor, SupervisorLimits
 from services.engines.podman.target import PodmanTarget
 from services.engines.podman.teardown import Teardown
 from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
+from services.engines.probes import Finding
 from services.engines.streams import closed_after
-from services.errors import BeemeshError, Internal, NotFound, Unavailable
+from services.errors import BeemeshError, Internal, NotFound
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import Format, Manifest
 from services.telemetry import Log
@@ -61,6 +65,7 @@ _CAPABILITIES = {
 _LAST_WORDS = 5
 _LAST_CHARACTERS = 500
 _KEPT_OF_INSPECTION = ("State", "RestartCount")
+_HOOK_SECONDS = 120.0
 
 
 class PodmanEngine(Verbs):
@@ -77,6 +82,7 @@ class PodmanEngine(Verbs):
         policy: NodePolicy | None = None,
         machine: Resources | None = None,
         init_timeout: float = 600.0,
+        supervisor_limits: SupervisorLimits | None = None,
     ) -> None:
         """`network` is the podman network that pods join; `clock` gives seconds since 1970.
 
@@ -90,6 +96,7 @@ class PodmanEngine(Verbs):
         self._policy = policy or NodePolicy()
         self._machine = machine or measure()
         self._init_timeout = init_timeout
+        self._supervisor_limits = supervisor_limits
         self._probe = Probe(service=service, node_id=node_id, network=network, clock=clock)
         self._known: dict[str, tuple[tuple[object, ...], Mapping[str, Any]]] = {}
         """Inspections by container id, each with the fingerprint of the list entry it belongs to."""
@@ -100,9 +107,26 @@ class PodmanEngine(Verbs):
         self._images = Images(podman=self._podman)
         self._objects = Objects(self._service.socket, deadlines=self._deadlines)
         self._hooks = Hooks(PodmanTarget(self._podman, self._objects))
+        self._supervisor = Supervisor(
+            podman=self._podman,
+            http=UnixHttp(self._service.socket),
+            labels={LABEL_NODE_ID: self.node_id},
+            memories=Memories(self._service.data_dir / "restarts"),
+            acts=Acts(
+                read=self.observe,
+                forget_inspection=lambda container: self._known.pop(container, None),
+                start=self._containers.start,
+                post_start=self._post_start,
+                stop=self._stop_container,
+            ),
+            clock=self._clock,
+            limits=self._supervisor_limits,
+        )
+        await self._supervisor.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await self._supervisor.__aexit__(None, None, None)
         await self._images.__aexit__(*exc)
         await self._service.__aexit__(*exc)
 
@@ -209,6 +233,7 @@ class PodmanEngine(Verbs):
         return (await self._observe(self._labels(workload_id), whole=False)).get(workload_id)
 
     async def _observe(self, labels: Mapping[str, str], *, whole: bool) -> Mapping[str, Observation]:
+        began = asyncio.get_running_loop().time()
         pods, containers = await self._asking(
             asyncio.gather(self._podman.pods(labels), self._podman.containers(labels))
         )
@@ -216,7 +241,11 @@ class PodmanEngine(Verbs):
         if whole:
             ids = {container["Id"] for container in containers}
             self._known = {name: known for name, known in self._known.items() if name in ids}
-        return assemble(self.node_id, pods, containers, details)
+        self._supervisor.see(supervision.sightings(pods, containers, details), began=began, whole=whole)
+        return {
+            workload_id: replace(found, components=tuple(map(self._supervisor.describe, found.components)))
+            for workload_id, found in assemble(self.node_id, pods, containers, details).items()
+        }
 
     async def _detail(self, container: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """What only an inspection tells (OOM, restarts), asked anew only when the container has changed."""
@@ -230,7 +259,7 @@ class PodmanEngine(Verbs):
             if refusal.status == 404:  # it has just been removed
                 return name, {}
             raise _backend_error(refusal) from refusal
-        kept = {key: found[key] for key in _KEPT_OF_INSPECTION if key in found}
+        kept = {key: found[key] for key in _KEPT_OF_INSPECTION if key in found} | supervision.kept(found)
         self._known[name] = (now, kept)
         return name, kept
 
@@ -240,8 +269,31 @@ class PodmanEngine(Verbs):
         self, workload_id: str, *, grace_seconds: float | None, force: bool, remove_volumes: bool
     ) -> None:
         """See `Teardown`."""
+        await self._supervisor.end(workload_id)
         teardown = Teardown(podman=self._podman, labels=self._labels(workload_id))
         await self._asking(teardown.run(grace_seconds=grace_seconds, force=force, remove_volumes=remove_volumes))
+        await self._supervisor.forget(workload_id)
+
+    # Stop and start
+
+    async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
+        """See `Control.stop`; the supervisor knows first."""
+        await self._supervisor.end(workload_id)
+        await super().stop(workload_id, grace_seconds=grace_seconds, signal=signal)
+
+    async def start(self, workload_id: str) -> None:
+        """See `Control.start`; the supervisor goes on from there."""
+        await super().start(workload_id)
+        await self._supervisor.begin(workload_id)
+
+    async def _post_start(self, container: str) -> Finding:
+        """Run its postStart hook, if it has one."""
+        manifest = hooks.kept((await self._podman.inspect(container)).get("Config", {}).get("Annotations"))
+        return await self._hooks.run(container, manifest, "postStart", timeout=_HOOK_SECONDS)
+
+    async def _stop_container(self, container: str, seconds: float) -> None:
+        """Its preStop hook, TERM, KILL."""
+        await Teardown(podman=self._podman, labels={}).stop_container(container, seconds=seconds)
 
     # Logs and changes
 
@@ -257,6 +309,7 @@ class PodmanEngine(Verbs):
                 metadata={"workload_id": workload_id},
             )
         reader = Logs(podman=self._podman, components=components, query=query, clock=self._clock)
+        reader.comes_back = self._supervisor.comes_back
         try:
             async with closed_after(reader.batches()) as batches:
                 async for batch in batches:
@@ -265,14 +318,10 @@ class PodmanEngine(Verbs):
             raise _backend_error(refusal) from refusal
 
     async def changes(self) -> AsyncIterator[None]:
-        """Podman's events of this node's containers."""
-        try:
-            async with closed_after(self._podman.events({LABEL_NODE_ID: self.node_id})) as events:
-                async for _ in events:
-                    yield
-        except Refusal as refusal:
-            raise _backend_error(refusal) from refusal
-        raise Unavailable("podman ended the event stream", reason="BACKEND_UNREACHABLE", retry_after=1.0)
+        """Podman's events of this node's containers, and what their probes find."""
+        async with closed_after(self._supervisor.changes()) as changes:
+            async for _ in changes:
+                yield
 
     def _labels(self, workload_id: str) -> dict[str, str]:
         return {LABEL_NODE_ID: self.node_id, LABEL_WORKLOAD_ID: workload_id}

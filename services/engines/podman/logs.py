@@ -60,6 +60,8 @@ class Logs:
             if (at := known_position(resumed, component.component_id)) is not None
         }
         self._positions: dict[str, Position] = dict(self._resumed)
+        self.comes_back: Callable[[str], bool] = lambda _: False
+        """Whether a container that does not run is going to be started again."""
 
     async def batches(self) -> AsyncIterator[Batch]:
         """All that is there; then, if asked to follow, all that comes."""
@@ -195,6 +197,9 @@ class Logs:
         """Whether the container has ended and is not coming back."""
         found = await self._podman.inspect(container)
         if found["State"].get("Status") in ("running", "paused", "stopping"):
+            return False
+        if self.comes_back(container):
+            await asyncio.sleep(_REOPEN_SECONDS)
             return False
         policy = (found.get("HostConfig", {}).get("RestartPolicy") or {}).get("Name", "")
         if policy in _NEVER_RESTARTED:

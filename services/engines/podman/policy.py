@@ -103,6 +103,18 @@ _POD_SECURITY: Tree = {
     "seLinuxOptions": _ANY,
 }
 _HOOK: Tree = {"exec": _ANY, "httpGet": _ANY, "tcpSocket": _ANY, "sleep": _ANY}
+_PROBE: Tree = {
+    "exec": _ANY,
+    "httpGet": _ANY,
+    "tcpSocket": _ANY,
+    "grpc": _ANY,
+    "initialDelaySeconds": _ANY,
+    "periodSeconds": _ANY,
+    "timeoutSeconds": _ANY,
+    "successThreshold": _ANY,
+    "failureThreshold": _ANY,
+    "terminationGracePeriodSeconds": _ANY,
+}
 _CONTAINER: Tree = {
     "name": _ANY,
     "image": _ANY,
@@ -135,6 +147,9 @@ _CONTAINER: Tree = {
     "resources": {"limits": _ROOM, "requests": {**_ROOM, "ephemeral-storage": _IGNORED}},
     "resizePolicy": _IGNORED,
     "lifecycle": {"postStart": _HOOK, "preStop": _HOOK},
+    "startupProbe": _PROBE,
+    "livenessProbe": _PROBE,
+    "readinessProbe": _PROBE,
     "volumeMounts": {
         "name": _ANY,
         "mountPath": _ANY,

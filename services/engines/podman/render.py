@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman import security
+from services.engines.podman import security, supervision
 from services.engines.podman.downward import Facts
 from services.engines.podman.environment import environment, expand
 from services.engines.podman.hooks import annotation
@@ -34,7 +34,6 @@ _MIN_CORES = 0.01
 _PERIOD = 100_000
 _SHARES_PER_CORE = 1024
 _MIN_SHARES = 2
-_RESTART = {"Always": "always", "OnFailure": "on-failure", "Never": "no"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +142,7 @@ class _Renderer:
             "labels": self._labels(name, number),
             "hostname": self._template.hostname,
             "shared_namespaces": shared,
+            "exit_policy": "continue",  # its network outlives its containers, for the restarted ones
             "hostadd": _hosts(spec),
             **_dns(spec),
         }
@@ -174,15 +174,15 @@ class _Renderer:
     ) -> Container:
         pod_spec = self._template.spec
         env = environment(container, facts=self._facts, sources=self._sources, extra=self._spec.config.env)
-        restart = "no" if role == ROLE_INIT else _RESTART[pod_spec.get("restartPolicy") or "Always"]
+        orders = {} if role == ROLE_INIT else supervision.annotation(pod_spec, container)
         body: dict[str, Any] = {
             "name": f"{pod}-{container['name']}",
             "image": _image(container).reference,
             "labels": {**self._labels(pod, number), LABEL_CONTAINER: container["name"], LABEL_ROLE: role},
-            "annotations": {**self._template.annotations, **annotation(container)},
+            "annotations": {**self._template.annotations, **annotation(container), **orders},
             "env": {"HOSTNAME": self._template.hostname, **env},
             "terminal": bool(container.get("tty")),
-            "restart_policy": restart,
+            "restart_policy": "no",  # the engine restarts containers itself, and counts
             "stop_timeout": self._template.grace_seconds,
             "image_volume_mode": "anonymous",
             "resource_limits": _room(container, self._limits[container["name"]]),

@@ -79,6 +79,11 @@ class PodmanService:
         return self._keeper is not None
 
     @property
+    def data_dir(self) -> Path:
+        """Where the engine keeps what must survive a restart."""
+        return self._settings.data_dir
+
+    @property
     def last_words(self) -> str:
         """What a service of our own wrote last on stderr."""
         return "\n".join(self._stderr)

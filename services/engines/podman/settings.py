@@ -35,3 +35,7 @@ class PodmanSettings(EngineSettings):
     """Seconds that an init container may take."""
     host_access: bool = False
     """Let workloads at this machine: its network, its paths, all capabilities, privileged containers."""
+    restart_back_off: float = 10.0
+    """Seconds that a container's second restart waits; each one after it twice as long."""
+    restart_back_off_max: float = 300.0
+    """Seconds that a restart waits at most."""

@@ -45,7 +45,6 @@ class Sighting:
     container_id: str
     name: str
     workload_id: str
-    pod_id: str
     infra_id: str
     orders: Orders
     run: str
@@ -62,6 +61,12 @@ def annotation(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[st
     kept: dict[str, Any] = {key: spec[key] for key in _OF_POD if key in spec}
     kept["container"] = {key: container[key] for key in _OF_CONTAINER if key in container}
     return {ANNOTATION: json.dumps(kept, separators=(",", ":"))}
+
+
+def kept(inspection: Listed) -> dict[str, Any]:
+    """What of an inspection, beside its State, must be at hand for `sightings`."""
+    annotations = inspection.get("Config", {}).get("Annotations") or {}
+    return {"Config": {"Annotations": {ANNOTATION: annotations[ANNOTATION]}}} if ANNOTATION in annotations else {}
 
 
 @lru_cache(maxsize=2048)
@@ -107,7 +112,6 @@ def sighting(pod: Listed, name: str, container_id: str, detail: Listed) -> Sight
         container_id=container_id,
         name=name,
         workload_id=(pod.get("Labels") or {}).get(LABEL_WORKLOAD_ID, ""),
-        pod_id=pod["Id"],
         infra_id=str(pod.get("InfraId", "")),
         orders=asked,
         run=str(state.get("StartedAt")) if started_at is not None else "",

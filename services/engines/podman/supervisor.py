@@ -21,12 +21,11 @@ from services.engines.podman.memory import Memories, Remembered
 from services.engines.podman.supervision import Sighting
 from services.engines.probe_handlers import Handlers
 from services.engines.prober import Prober
+from services.engines.probes import Finding, Standing
 from services.engines.probes import Restart as Unhealthy
-from services.engines.probes import Standing
 from services.engines.restarts import BackOff, Exit, Restart, decide
 from services.engines.streams import closed_after
 from services.errors import BeemeshError
-from services.identity import LABEL_WORKLOAD_ID
 from services.telemetry import Log
 
 CRASH_LOOP = "CrashLoopBackOff"
@@ -34,8 +33,6 @@ RESTARTING = "Restarting"
 NOT_READY = "NotReady"
 
 _STOP_TRIES = 10
-_POD_POLL_SECONDS = 0.08
-_IDLE = frozenset({"configured", "created", "initialized", "exited"})
 
 log = Log(__name__)
 
@@ -53,8 +50,22 @@ class SupervisorLimits:
     """Before a broken event stream is opened anew."""
     stop_retry: float = 2.0
     """Before podman is asked again to stop an unhealthy container."""
-    pod_stop: float = 2.0
-    """How long a pod whose last container ended may take to stop its network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acts:
+    """What the engine does for its supervisor; all raise Refusal and BeemeshError."""
+
+    read: Callable[[], Awaitable[object]]
+    """Reads all of podman, and calls `see` with it."""
+    forget_inspection: Callable[[str], object]
+    """Told that what was last read of a container may be of an earlier run."""
+    start: Callable[[str], Awaitable[object]]
+    """Starts a container."""
+    post_start: Callable[[str], Awaitable[Finding]]
+    """Runs the hook of a container that has just been started."""
+    stop: Callable[[str, float], Awaitable[object]]
+    """Gives a container so many seconds to end."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,12 +82,7 @@ class _Watched:
 
 
 class Supervisor:
-    """The containers of one engine; `async with` bounds all that it does, and stops none of them.
-
-    `read` reads all of podman, and calls `see` with it; `forget_inspection` is told that what was last read of a
-    container may be of an earlier run. `start` starts a container, `stop` gives it so many seconds to end; both raise
-    Refusal or BeemeshError.
-    """
+    """The containers of one engine; `async with` bounds all that it does, and stops none of them."""
 
     def __init__(
         self,
@@ -85,20 +91,14 @@ class Supervisor:
         http: UnixHttp,
         labels: Mapping[str, str],
         memories: Memories,
-        read: Callable[[], Awaitable[object]],
-        forget_inspection: Callable[[str], object],
-        start: Callable[[str], Awaitable[object]],
-        stop: Callable[[str, float], Awaitable[object]],
+        acts: Acts,
         clock: Callable[[], float],
         limits: SupervisorLimits | None = None,
     ) -> None:
         self._podman = podman
         self._labels = labels
         self._memories = memories
-        self._read = read
-        self._start_container = start
-        self._stop_container = stop
-        self._forget_inspection = forget_inspection
+        self._acts = acts
         self._clock = clock
         self._limits = limits or SupervisorLimits()
         self._watched: dict[str, _Watched] = {}
@@ -296,17 +296,17 @@ class Supervisor:
             return
         if known.due is None:
             # It was started, and yet it is seen to have ended as before: two runs may look alike in a list.
-            self._forget_inspection(seen.container_id)
+            self._acts.forget_inspection(seen.container_id)
             self._remember(seen, replace(known, due=self._clock() + max(known.delay, self._limits.settle)))
             self.wake()
         while (due := self._known(seen).due) is not None:
             await asyncio.sleep(min(due - self._clock(), self._limits.back_off.cap))  # the clock may have been set back
-            await self._pod_settled(seen)
             async with self._lock(seen.workload_id):
                 if self._is_over(watched, run):
                     return
                 await self._start(watched)
             self.wake()
+        await self._hook(watched)
 
     def _is_over(self, watched: _Watched, run: str) -> bool:
         seen = watched.seen
@@ -316,7 +316,7 @@ class Supervisor:
     async def _start(self, watched: _Watched) -> None:
         seen, known = watched.seen, self._known(watched.seen)
         try:
-            await self._start_container(seen.container_id)
+            await self._acts.start(seen.container_id)
         except (Refusal, BeemeshError) as error:
             watched.problem = getattr(error, "text", "") or str(error)
             wait = max(known.history.next_delay, self._limits.settle)
@@ -326,27 +326,19 @@ class Supervisor:
                 self._drop(seen.container_id)
             return
         watched.problem = ""
-        self._forget_inspection(seen.container_id)
+        self._acts.forget_inspection(seen.container_id)
         self._remember(seen, replace(self._known(seen), due=None))
 
-    async def _pod_settled(self, seen: Sighting) -> None:
-        """Wait for what podman does after a pod's last container has ended: it stops the pod's network.
-
-        A container started meanwhile would lose it.
-        """
-        exit_ = seen.exit
-        until = 0.0 if exit_ is None else exit_.finish_time + self._limits.pod_stop
-        while self._clock() < until:
-            try:
-                pods = await self._podman.pods({**self._labels, **_workload_label(seen.workload_id)})
-            except (Refusal, BeemeshError) as error:
-                log.debug("pod_not_read", workload_id=seen.workload_id, why=error)
-                return
-            mine = next((pod.get("Containers") or [] for pod in pods if pod["Id"] == seen.pod_id), [])
-            running = {container["Id"] for container in mine if container["Status"] not in _IDLE}
-            if not running or running - {seen.infra_id}:
-                return
-            await asyncio.sleep(_POD_POLL_SECONDS)
+    async def _hook(self, watched: _Watched) -> None:
+        """The hook of a container that was just started; one that fails ends the container, as in Kubernetes."""
+        seen = watched.seen
+        try:
+            finding = await self._acts.post_start(seen.container_id)
+            if finding.ok is False:
+                log.warning("post_start_failed", container=seen.name, workload_id=seen.workload_id, why=finding.message)
+                await self._acts.stop(seen.container_id, seen.orders.grace_seconds)
+        except (Refusal, BeemeshError) as error:
+            log.warning("post_start_failed", container=seen.name, workload_id=seen.workload_id, why=error)
 
     # Probes
 
@@ -380,7 +372,7 @@ class Supervisor:
             if watched.seen.run != run or not watched.seen.running or self._memories.of(seen.workload_id).ended:
                 return
             try:
-                await self._stop_container(seen.container_id, grace)
+                await self._acts.stop(seen.container_id, grace)
             except (Refusal, BeemeshError) as error:
                 log.warning("stop_failed", container=seen.name, workload_id=seen.workload_id, why=error)
                 await asyncio.sleep(self._limits.stop_retry)
@@ -406,7 +398,7 @@ class Supervisor:
             if self._latest > hinted:
                 continue
             try:
-                await self._read()
+                await self._acts.read()
             except BeemeshError as error:
                 log.debug("supervisor_reading_failed", why=error)
             except Exception as error:  # a defect must not end the supervision
@@ -518,7 +510,3 @@ def _status(exit_: Exit | None) -> ExitStatus | None:
         finish_time=exit_.finish_time,
         reason=exit_.reason,
     )
-
-
-def _workload_label(workload_id: str) -> dict[str, str]:
-    return {LABEL_WORKLOAD_ID: workload_id}

@@ -118,11 +118,16 @@ class Teardown:
                         stops[container] = start(self._stop_one(container, end))
                 await asyncio.sleep(_POLL_SECONDS)
 
+    async def stop_container(self, container: str, *, seconds: float) -> None:
+        """Run its preStop hook, then stop it, all within so many seconds. Raises Refusal and BeemeshError."""
+        end = asyncio.get_running_loop().time() + seconds
+        least = _AFTER_HOOK_SECONDS if await self._pre_stop(container, seconds) else 1
+        left = end - asyncio.get_running_loop().time()
+        await self._podman.stop(container, seconds=max(least, math.ceil(left)))
+
     async def _stop_one(self, container: str, end: float) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            least = _AFTER_HOOK_SECONDS if await self._pre_stop(container, end - loop.time()) else 1
-            await self._podman.stop(container, seconds=max(least, math.ceil(end - loop.time())))
+            await self.stop_container(container, seconds=end - asyncio.get_running_loop().time())
         except (Refusal, BeemeshError) as error:  # it will be killed; and if podman is gone, the listing says so
             log.debug("stop_failed", container=container, why=error)
 

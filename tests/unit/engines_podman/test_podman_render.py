@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.engines.engine import Resources, Spec
+from services.engines.podman import supervision
 from services.engines.podman.environment import expand
 from services.engines.podman.render import Image, Pod, render, under
+from services.engines.restarts import Policy
 from services.errors import FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import parse
@@ -58,9 +60,12 @@ def test_only_host_ports_are_published() -> None:
 
 
 def test_defaults_are_those_of_kubernetes() -> None:
-    """Without a word the pod restarts always and has 30 seconds to end."""
+    """Without a word a container has 30 seconds to end; podman restarts none: whoever supervises them is told how."""
     asked = body(spec())
-    assert (asked["restart_policy"], asked["stop_timeout"]) == ("always", 30)
+    assert (asked["restart_policy"], asked["stop_timeout"]) == ("no", 30)
+    orders = supervision.orders(asked["annotations"][supervision.ANNOTATION])
+    assert orders is not None
+    assert (orders.policy, orders.grace_seconds) == (Policy.ALWAYS, 30)
     assert asked["labels"]["beemesh.io/grace-seconds"] == "30"
     quick = body(
         spec(parse(POD.replace("spec:\n", "spec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 0\n")))

@@ -16,14 +16,14 @@ from services.engines.engine import Component, ExitStatus, WorkloadState
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.memory import Memories, Memory
 from services.engines.podman.supervision import Orders, Sighting
-from services.engines.podman.supervisor import CRASH_LOOP, NOT_READY, RESTARTING, Supervisor, SupervisorLimits
-from services.engines.probes import Exec, Probe, Probes
+from services.engines.podman.supervisor import CRASH_LOOP, NOT_READY, RESTARTING, Acts, Supervisor, SupervisorLimits
+from services.engines.probes import Exec, Finding, Probe, Probes
 from services.engines.probes import Restart as Unhealthy
 from services.engines.restarts import BackOff, Exit, Policy
 from tests.unit.engines.test_prober import now, virtually
 
 EPOCH = 1_000_000.0
-LIMITS = SupervisorLimits(back_off=BackOff(base=10, cap=40), pod_stop=0.0, poll=3600.0)
+LIMITS = SupervisorLimits(back_off=BackOff(base=10, cap=40), poll=3600.0)
 PROBED = Probes(readiness=Probe(handler=Exec(command=("true",)), initial_delay=1e6))
 
 
@@ -66,10 +66,13 @@ class Scene:
             http=UnixHttp(directory / "none.sock"),
             labels={},
             memories=Memories(directory, writers=Inline()),
-            read=self._read,
-            forget_inspection=lambda _: None,
-            start=self._start,
-            stop=self._stop,
+            acts=Acts(
+                read=self._read,
+                forget_inspection=lambda _: None,
+                start=self._start,
+                post_start=self._post_start,
+                stop=self._stop,
+            ),
             clock=lambda: EPOCH + now(),
             limits=LIMITS,
         )
@@ -81,6 +84,9 @@ class Scene:
         self.started.append(now())
         if self.on_start is not None:
             await self.on_start()
+
+    async def _post_start(self, container: str) -> Finding:
+        return Finding(ok=True)
 
     async def _stop(self, container: str, seconds: float) -> None:
         self.stopped.append((now(), seconds))
@@ -108,7 +114,6 @@ def running(run: str, *, probes: Probes | None = None, policy: Policy = Policy.A
         container_id="c",
         name="main",
         workload_id="w",
-        pod_id="p",
         infra_id="i",
         orders=orders,
         run=run,
