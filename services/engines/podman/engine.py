@@ -34,7 +34,8 @@ from services.engines.podman.images import Images, pull_policy
 from services.engines.podman.logs import Logs, select
 from services.engines.podman.memory import Memories
 from services.engines.podman.objects import Objects
-from services.engines.podman.observe import assemble, fingerprint
+from services.engines.podman.observe import assemble, fingerprint, unexplained
+from services.engines.podman.oom import killed_here
 from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
 from services.engines.podman.render import Image, Plan, render
@@ -209,7 +210,9 @@ class PodmanEngine(Verbs):
             image.reference,
             policy=pull_policy(image.reference, image.policy),
             logins=logins_for(image.reference, pull_secrets(documents), documents),
+            on_progress=lambda progress: self.tell(spec.workload_id, progress),
         )
+        self.tell(spec.workload_id, "")
 
     async def _roll_back(self, workload_id: str, new_claims: Iterable[str], cause: BaseException) -> None:
         """Remove what a failed create left; `cause` says when podman has not confirmed that nothing is left."""
@@ -260,6 +263,8 @@ class PodmanEngine(Verbs):
                 return name, {}
             raise _backend_error(refusal) from refusal
         kept = {key: found[key] for key in _KEPT_OF_INSPECTION if key in found} | supervision.kept(found)
+        if life := unexplained(name, found):
+            kept["State"]["OOMKilled"] = await asyncio.to_thread(killed_here, life)
         self._known[name] = (now, kept)
         return name, kept
 

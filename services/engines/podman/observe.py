@@ -8,6 +8,7 @@ from typing import Any
 
 from services.engines.engine import Component, ExitStatus, Observation, PortMapping, Role, WorkloadState
 from services.engines.podman.labels import LABEL_CONTAINER, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT
+from services.engines.podman.oom import Life
 from services.identity import (
     LABEL_DEPLOYMENT_ID,
     LABEL_MANIFEST_HASH,
@@ -29,6 +30,7 @@ _STATES = {
     "stopping": WorkloadState.STOPPING,
     "removing": WorkloadState.STOPPING,
 }
+_KILLED = 137
 _ENDED = frozenset({"stopped", "exited"})
 """`stopped`: the process is gone, podman has yet to clean up."""
 
@@ -54,6 +56,17 @@ def assemble(
 def fingerprint(container: Listed) -> tuple[object, ...]:
     """Changes whenever an inspection would say something new about a container."""
     return tuple(container.get(key) for key in ("State", "Pid", "StartedAt", "ExitedAt", "ExitCode"))
+
+
+def unexplained(container: str, inspected: Listed) -> Life | None:
+    """The life of a container that had a limit of memory and was killed, and podman does not say by whom."""
+    state = inspected.get("State") or {}
+    start, finish = seconds(state.get("StartedAt")), seconds(state.get("FinishedAt"))
+    limited = bool((inspected.get("HostConfig") or {}).get("Memory"))
+    killed = state.get("ExitCode") == _KILLED and not state.get("OOMKilled") and not state.get("Running")
+    if not (limited and killed) or start is None or finish is None:
+        return None
+    return Life(container=container, start_time=start, finish_time=finish)
 
 
 def _observation(

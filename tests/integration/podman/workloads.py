@@ -129,3 +129,20 @@ def free_port() -> int:
         probe.bind(("0.0.0.0", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def applied(node_id: str, text: str, *, deployment: str = "app", config: Config | None = None) -> Spec:
+    """A manifest of several documents as the keeper would hand it over."""
+    manifest = parse(text)
+    ownership = Ownership(
+        node_id=node_id,
+        deployment_id=deployment,
+        workload_id=workload_id(node=node_id, deployment=deployment),
+        manifest_hash=manifest.canonical_digest,
+    )
+    return Spec(ownership=ownership, manifest=manifest, config=config or Config())
+
+
+def inside(machine: PodmanMachine, container: str, command: str) -> str:
+    """What a shell command prints in a container, white space at its ends left out."""
+    return machine.podman("exec", container, "sh", "-c", command).strip()
