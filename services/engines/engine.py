@@ -8,7 +8,7 @@ engine: one folder with an `Engine`, and one line in tests/conformance.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
@@ -111,6 +111,8 @@ class Engine(ABC):
     """
 
     node_id: str
+    listener: Callable[[str, str], None] | None = None
+    """Hears a workload's id and, in words, how far its creation is; set by the keeper."""
 
     @property
     @abstractmethod
@@ -149,6 +151,11 @@ class Engine(ABC):
         Called only when `observe_one` found nothing. Returns when the backend has started it; not when it is ready.
         A failed clean-up is said in the error's metadata (`leftovers`: "true").
         """
+
+    def tell(self, workload_id: str, progress: str) -> None:
+        """Say, from within `create`, what it takes its time for, e.g. how much of an image has been pulled."""
+        if self.listener is not None:
+            self.listener(workload_id, progress)
 
     @abstractmethod
     async def observe(self) -> Mapping[str, Observation]:

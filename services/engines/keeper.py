@@ -56,6 +56,7 @@ class Keeper:
         self._backend = Backend(engine=engine, unreachable=unreachable, limits=self._limits)
         self._operations = Operations(drain_seconds=self._limits.drain)
         self._view = View(backend=self._backend, records=records, operations=self._operations, clock=clock, epoch=epoch)
+        engine.listener = self._view.tell
         self._planner = Planner(engine=engine, backend=self._backend, records=records)
         self._deployer = Deployer(
             engine=engine,

@@ -20,6 +20,8 @@ from services.telemetry import Log
 
 log = Log(__name__)
 
+_COMING = frozenset({WorkloadState.PENDING, WorkloadState.STARTING})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -148,12 +150,19 @@ class View:
         `into_feed` False: an operation ran meanwhile, what was seen may be older than what the view has.
         """
         workload = assemble(self._records.peek(workload_id), observation, busy=busy, now=self._clock())
-        workload = self._judged(workload)
+        workload = self._judged(self._still_told(workload))
         if not into_feed:
             return workload
         self._newer.add(workload_id)
         self.feed.put(workload_id, workload, reason=reason)
         return replace(self.feed.get(workload_id) or workload, observe_time=workload.observe_time)
+
+    def _still_told(self, workload: Workload) -> Workload:
+        """With what was told of its creation, while that goes on."""
+        last = self.feed.get(workload.workload_id)
+        if last is None or not all(each.reconciling and each.state in _COMING for each in (last, workload)):
+            return workload
+        return replace(workload, state_message=workload.state_message or last.state_message)
 
     def remove(self, workload_id: str, *, reason: str) -> None:
         """It is gone: watchers see it once more, as REMOVED."""
@@ -217,6 +226,14 @@ class View:
         leaving = self._judged(replace(last, state=WorkloadState.STOPPING, state_message="", reconciling=True))
         self.feed.put(record.workload_id, replace(leaving, update_time=self._clock()), reason="REMOVING")
         return leaving
+
+    def tell(self, workload_id: str, progress: str) -> None:
+        """What the creation that is under way takes its time for; empty: nothing any more."""
+        last = self.feed.get(workload_id)
+        if last is not None and last.state in _COMING and self._operations.current(workload_id):
+            self.feed.put(
+                workload_id, replace(last, state_message=progress, update_time=self._clock()), reason="PROGRESS"
+            )
 
     async def refresh(self) -> list[str]:
         """Read the whole backend; returns the recorded workloads that it no longer has (they are still in the view)."""

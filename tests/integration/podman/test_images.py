@@ -253,15 +253,18 @@ async def test_the_manifests_own_secrets_open_the_registry(
     documents = [wanted.manifest.documents[0].body, secret("elsewhere", "other.example:1", kind)]
     documents.append(secret("mine", registry.host, kind))
     wanted = dataclasses.replace(wanted, manifest=parse("\n---\n".join(map(json.dumps, documents))))
-    service = trusting(machine, registry)
-    async with machine.engine(node_id, service=service) as engine:
+    heard: list[tuple[str, str]] = []
+    async with machine.engine(node_id, service=trusting(machine, registry)) as engine:
         await answering(engine)
+        engine.listener = lambda workload, progress: heard.append((workload, progress))
         await engine.create(wanted)
         await until(engine, wanted.workload_id, all_in(WorkloadState.RUNNING), "it runs")
         inspected = machine.podman("pod", "inspect", *machine.podman("pod", "ls", "-q", "--no-trunc").split())
         await destroy(engine, wanted.workload_id, force=True)
         assert LABEL_NODE_ID in inspected
         assert PASSWORD not in inspected
+    assert heard[0] == (wanted.workload_id, f"pulling image {shelf.name}:1")
+    assert heard[-1] == (wanted.workload_id, "")
     assert not holding(PASSWORD.encode(), machine.directory)
 
 
