@@ -173,7 +173,12 @@ class PodmanEngine(Verbs):
     async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
         """See `Updater`."""
         plan = render(new, machine=self._machine, network=self._network)
-        updater = Updater(podman=self._podman, labels=self._labels(new.workload_id), creator=self._creator())
+        updater = Updater(
+            podman=self._podman,
+            labels=self._labels(new.workload_id),
+            creator=self._creator(),
+            release=self._supervisor.release,
+        )
         await self._asking(updater.run(plan, lambda missing: self._provide_all(missing, new)))
 
     def _creator(self) -> Creator:

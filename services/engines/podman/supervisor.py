@@ -110,6 +110,8 @@ class Supervisor:
         """By workload: held while a container of it is being started, and while it is being ended."""
         self._hint = asyncio.Event()
         self._listeners: set[asyncio.Event] = set()
+        self._released: set[str] = set()
+        """Containers that are being removed."""
         self._missed: set[str] = set()
         """Containers and workloads that the last whole reading did not have."""
         self._latest = 0.0
@@ -175,13 +177,21 @@ class Supervisor:
         except OSError as error:
             log.warning("restart_memory_not_deleted", workload_id=workload_id, why=error)
 
+    def release(self, containers: Collection[str]) -> None:
+        """These are about to be removed while their workload runs on: they are not started again."""
+        self._released |= set(containers)
+        for container_id in containers:
+            self._drop(container_id)
+
     def see(self, sightings: Iterable[Sighting], *, began: float, whole: bool) -> None:
         """Podman was read; `began` is the event loop's time before that, `whole` that all workloads were read."""
         if self._closed or began < self._latest:
             return
         seen = {sighting.container_id: sighting for sighting in sightings}
-        for container_id, sighting in seen.items():
-            self._see_one(container_id, sighting, began)
+        if whole:
+            self._released &= seen.keys()
+        for container_id in seen.keys() - self._released:
+            self._see_one(container_id, seen[container_id], began)
         if whole:
             self._latest = began
             self._miss(

@@ -58,7 +58,16 @@ def _reads_annotations(value: object) -> bool:
 class Updater:
     """Brings the pods of a workload to a plan; pods that are whole are not touched."""
 
-    def __init__(self, *, podman: Podman, labels: Mapping[str, str], creator: Creator) -> None:
+    def __init__(
+        self,
+        *,
+        podman: Podman,
+        labels: Mapping[str, str],
+        creator: Creator,
+        release: Callable[[Collection[str]], None],
+    ) -> None:
+        """`release` is told of containers before they are ended, so that nobody starts them again."""
+        self._release = release
         self._podman = podman
         self._labels = labels
         self._creator = creator
@@ -70,8 +79,10 @@ class Updater:
         missing = tuple(pod for pod in plan.pods if not _is_whole(pod, listed.get(pod.name)))
         if missing:
             await self._make(replace(plan, pods=missing), provide)
+        surplus = listed.keys() - {pod.name for pod in plan.pods}
+        self._release([each["Id"] for name in surplus for each in listed[name].get("Containers") or ()])
         try:
-            await self._remove(listed.keys() - {pod.name for pod in plan.pods}, force=False)
+            await self._remove(surplus, force=False)
         except (BeemeshError, Refusal) as error:
             raise _unfinished(error) from error
 

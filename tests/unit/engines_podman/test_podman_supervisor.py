@@ -414,3 +414,22 @@ def test_who_waits_for_changes_is_told(tmp_path: Path) -> None:
             await changes.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     virtually(main())
+
+
+def test_a_container_that_is_being_removed_is_not_started_again(tmp_path: Path) -> None:
+    """Though its workload runs on; once it is gone, nothing is remembered of it."""
+
+    async def main() -> None:
+        scene = Scene(tmp_path)
+        async with scene.supervisor:
+            scene.see(running("r0"))
+            scene.supervisor.release(["c"])
+            scene.see(ended("r0"))
+            await asyncio.sleep(100)
+            assert scene.started == []
+            scene.see()
+            scene.see(ended("r1"))  # another one of the same id can only be a new one
+            await asyncio.sleep(100)
+        assert len(scene.started) == 1
+
+    virtually(main())
