@@ -1153,7 +1153,7 @@ class ComponentStats(_message.Message):
     memory_bytes: _builtins.int
     """in use"""
     network_rx_bytes: _builtins.int
-    """since the start"""
+    """since the start; components that share a network tell the same"""
     network_tx_bytes: _builtins.int
     """since the start"""
     @_builtins.property

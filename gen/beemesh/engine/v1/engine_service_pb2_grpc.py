@@ -204,7 +204,8 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PlanWorkload(self, request, context):
-        """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
+        """PlanWorkload computes what DeployWorkload with allow_replace would change, touching nothing: the same decision.
+        Passing the plan's etag to the deploy carries out exactly this plan, or nothing. Safe to repeat.
         INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -261,16 +262,20 @@ class EngineServiceServicer(object):
     def StartWorkload(self, request, context):
         """StartWorkload starts a stopped workload without recreating it (capability STOP_START). Safe to repeat: one that
         runs is left alone.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION
+        DEPLOY_INTERRUPTED: deploy it again; PORT_IN_USE, START_FAILED. UNAVAILABLE BACKEND_UNREACHABLE: metadata
+        start = "accepted" says that the engine goes on by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopWorkload(self, request, context):
-        """StopWorkload stops a workload and keeps it (capability STOP_START). Safe to repeat: one that is stopped is left
-        alone.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        """StopWorkload stops a workload and keeps it (capability STOP_START); it stays stopped over restarts of the engine and
+        deploys of the same content, until StartWorkload. Safe to repeat: one that is stopped is left alone.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: nothing is recorded of it here, so the stop could not be kept.
+        ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION DEPLOY_INTERRUPTED: deploy it again. UNAVAILABLE
+        BACKEND_UNREACHABLE: metadata stop = "accepted" says that the engine goes on by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -279,7 +284,7 @@ class EngineServiceServicer(object):
     def RestartWorkload(self, request, context):
         """RestartWorkload restarts in place, keeping identity and disks (capability RESTART). Not safe to repeat: each call
         restarts.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        As StartWorkload; one that was stopped runs afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,9 +322,11 @@ class EngineServiceServicer(object):
 
     def ExecWorkload(self, request_iterator, context):
         """ExecWorkload runs a command inside a component (capability EXEC). The first message is start. Not safe to repeat:
-        the command would run again.
-        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING. INVALID_ARGUMENT
-        EXEC_START_REQUIRED. UNAVAILABLE BACKEND_UNREACHABLE.
+        the command would run again. When the call ends, however it ends, the command is killed if it still runs; the
+        caller's half-close is the end of its stdin.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING, COMMAND_NOT_FOUND,
+        COMMAND_NOT_EXECUTABLE. INVALID_ARGUMENT EXEC_START_REQUIRED; COMPONENT_REQUIRED: there are several. UNAVAILABLE
+        BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -327,7 +334,8 @@ class EngineServiceServicer(object):
 
     def ExportManifest(self, request, context):
         """ExportManifest renders the running state as a manifest (capability EXPORT). Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE BACKEND_UNREACHABLE.
+        NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE
+        BACKEND_UNREACHABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,8 @@ class EngineServiceStub:
     INVALID_ARGUMENT MANIFEST_REQUIRED.
     """
     PlanWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PlanWorkloadRequest, _engine_service_pb2.PlanWorkloadResponse]
-    """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
+    """PlanWorkload computes what DeployWorkload with allow_replace would change, touching nothing: the same decision.
+    Passing the plan's etag to the deploy carries out exactly this plan, or nothing. Safe to repeat.
     INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
     """
     DeployWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.DeployWorkloadRequest, _engine_service_pb2.DeployWorkloadResponse]
@@ -88,17 +89,21 @@ class EngineServiceStub:
     StartWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.StartWorkloadRequest, _engine_service_pb2.StartWorkloadResponse]
     """StartWorkload starts a stopped workload without recreating it (capability STOP_START). Safe to repeat: one that
     runs is left alone.
-    NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+    NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION
+    DEPLOY_INTERRUPTED: deploy it again; PORT_IN_USE, START_FAILED. UNAVAILABLE BACKEND_UNREACHABLE: metadata
+    start = "accepted" says that the engine goes on by itself.
     """
     StopWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.StopWorkloadRequest, _engine_service_pb2.StopWorkloadResponse]
-    """StopWorkload stops a workload and keeps it (capability STOP_START). Safe to repeat: one that is stopped is left
-    alone.
-    NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+    """StopWorkload stops a workload and keeps it (capability STOP_START); it stays stopped over restarts of the engine and
+    deploys of the same content, until StartWorkload. Safe to repeat: one that is stopped is left alone.
+    NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: nothing is recorded of it here, so the stop could not be kept.
+    ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION DEPLOY_INTERRUPTED: deploy it again. UNAVAILABLE
+    BACKEND_UNREACHABLE: metadata stop = "accepted" says that the engine goes on by itself.
     """
     RestartWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.RestartWorkloadRequest, _engine_service_pb2.RestartWorkloadResponse]
     """RestartWorkload restarts in place, keeping identity and disks (capability RESTART). Not safe to repeat: each call
     restarts.
-    NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+    As StartWorkload; one that was stopped runs afterwards.
     """
     RemoveWorkload: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.RemoveWorkloadRequest, _engine_service_pb2.RemoveWorkloadResponse]
     """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
@@ -120,13 +125,16 @@ class EngineServiceStub:
     """
     ExecWorkload: _aio.StreamStreamMultiCallable[_engine_service_pb2.ExecWorkloadRequest, _engine_service_pb2.ExecWorkloadResponse]
     """ExecWorkload runs a command inside a component (capability EXEC). The first message is start. Not safe to repeat:
-    the command would run again.
-    NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING. INVALID_ARGUMENT
-    EXEC_START_REQUIRED. UNAVAILABLE BACKEND_UNREACHABLE.
+    the command would run again. When the call ends, however it ends, the command is killed if it still runs; the
+    caller's half-close is the end of its stdin.
+    NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING, COMMAND_NOT_FOUND,
+    COMMAND_NOT_EXECUTABLE. INVALID_ARGUMENT EXEC_START_REQUIRED; COMPONENT_REQUIRED: there are several. UNAVAILABLE
+    BACKEND_UNREACHABLE.
     """
     ExportManifest: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.ExportManifestRequest, _engine_service_pb2.ExportManifestResponse]
     """ExportManifest renders the running state as a manifest (capability EXPORT). Safe to repeat.
-    NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE BACKEND_UNREACHABLE.
+    NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE
+    BACKEND_UNREACHABLE.
     """
     GetWorkloadManifest: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetWorkloadManifestRequest, _engine_service_pb2.GetWorkloadManifestResponse]
     """GetWorkloadManifest returns the manifest exactly as it was deployed, byte for byte, also while the backend is down.
@@ -205,7 +213,8 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PlanWorkloadRequest,
         context: _aio.ServicerContext[_engine_service_pb2.PlanWorkloadRequest, _abc.Awaitable[_engine_service_pb2.PlanWorkloadResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.PlanWorkloadResponse]:
-        """PlanWorkload computes what DeployWorkload would change, touching nothing. Safe to repeat.
+        """PlanWorkload computes what DeployWorkload with allow_replace would change, touching nothing: the same decision.
+        Passing the plan's etag to the deploy carries out exactly this plan, or nothing. Safe to repeat.
         INVALID_ARGUMENT as DeployWorkload. UNAVAILABLE BACKEND_UNREACHABLE: what runs cannot be compared.
         """
 
@@ -272,7 +281,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_engine_service_pb2.StartWorkloadResponse]:
         """StartWorkload starts a stopped workload without recreating it (capability STOP_START). Safe to repeat: one that
         runs is left alone.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION
+        DEPLOY_INTERRUPTED: deploy it again; PORT_IN_USE, START_FAILED. UNAVAILABLE BACKEND_UNREACHABLE: metadata
+        start = "accepted" says that the engine goes on by itself.
         """
 
     @_abc_1.abstractmethod
@@ -281,9 +292,11 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.StopWorkloadRequest,
         context: _aio.ServicerContext[_engine_service_pb2.StopWorkloadRequest, _abc.Awaitable[_engine_service_pb2.StopWorkloadResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.StopWorkloadResponse]:
-        """StopWorkload stops a workload and keeps it (capability STOP_START). Safe to repeat: one that is stopped is left
-        alone.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        """StopWorkload stops a workload and keeps it (capability STOP_START); it stays stopped over restarts of the engine and
+        deploys of the same content, until StartWorkload. Safe to repeat: one that is stopped is left alone.
+        NOT_FOUND WORKLOAD_NOT_FOUND; MANIFEST_NOT_KEPT: nothing is recorded of it here, so the stop could not be kept.
+        ABORTED OPERATION_IN_PROGRESS. FAILED_PRECONDITION DEPLOY_INTERRUPTED: deploy it again. UNAVAILABLE
+        BACKEND_UNREACHABLE: metadata stop = "accepted" says that the engine goes on by itself.
         """
 
     @_abc_1.abstractmethod
@@ -294,7 +307,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_engine_service_pb2.RestartWorkloadResponse]:
         """RestartWorkload restarts in place, keeping identity and disks (capability RESTART). Not safe to repeat: each call
         restarts.
-        NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE.
+        As StartWorkload; one that was stopped runs afterwards.
         """
 
     @_abc_1.abstractmethod
@@ -340,9 +353,11 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_engine_service_pb2.ExecWorkloadRequest], _abc.AsyncIterator[_engine_service_pb2.ExecWorkloadResponse]],
     ) -> _abc.AsyncIterator[_engine_service_pb2.ExecWorkloadResponse]:
         """ExecWorkload runs a command inside a component (capability EXEC). The first message is start. Not safe to repeat:
-        the command would run again.
-        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING. INVALID_ARGUMENT
-        EXEC_START_REQUIRED. UNAVAILABLE BACKEND_UNREACHABLE.
+        the command would run again. When the call ends, however it ends, the command is killed if it still runs; the
+        caller's half-close is the end of its stdin.
+        NOT_FOUND WORKLOAD_NOT_FOUND, COMPONENT_NOT_FOUND. FAILED_PRECONDITION WORKLOAD_NOT_RUNNING, COMMAND_NOT_FOUND,
+        COMMAND_NOT_EXECUTABLE. INVALID_ARGUMENT EXEC_START_REQUIRED; COMPONENT_REQUIRED: there are several. UNAVAILABLE
+        BACKEND_UNREACHABLE.
         """
 
     @_abc_1.abstractmethod
@@ -352,7 +367,8 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_engine_service_pb2.ExportManifestRequest, _abc.Awaitable[_engine_service_pb2.ExportManifestResponse]],
     ) -> _abc.Awaitable[_engine_service_pb2.ExportManifestResponse]:
         """ExportManifest renders the running state as a manifest (capability EXPORT). Safe to repeat.
-        NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE BACKEND_UNREACHABLE.
+        NOT_FOUND WORKLOAD_NOT_FOUND, MANIFEST_NOT_KEPT. INVALID_ARGUMENT UNSUPPORTED_FORMAT. UNAVAILABLE
+        BACKEND_UNREACHABLE.
         """
 
     @_abc_1.abstractmethod

@@ -357,13 +357,13 @@ class PlannedChange(_message.Message):
     FORCES_FIELD_NUMBER: _builtins.int
     action: Global___ChangeAction.ValueType
     target: _builtins.str
-    """component or object, e.g. container/web"""
+    """component or object, e.g. pod/web/container/main"""
     field_path: _builtins.str
     """empty: the whole target"""
     old_value: _builtins.str
-    """empty for secrets"""
+    """empty: there was none; "(secret)": not to be shown"""
     new_value: _builtins.str
-    """empty for secrets"""
+    """empty: there is none; "(secret)": not to be shown"""
     forces: _builtins.str
     """empty, "restart" or "replace" """
     def __init__(
