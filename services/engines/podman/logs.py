@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
+from services.engines.background import background
 from services.engines.engine import Component, LogLine, LogQuery
 from services.engines.podman.api import Podman
-from services.engines.podman.background import background
 from services.engines.podman.frames import Frames, Line, Position, known_position, read_cursor, write_cursor
 from services.engines.podman.http import Refusal
 from services.engines.podman.logfile import LogFile

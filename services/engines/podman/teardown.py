@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.engines.background import background
 from services.engines.podman.api import Podman
-from services.engines.podman.background import background
 from services.engines.podman.hooks import Hooks, kept
 from services.engines.podman.http import Refusal
 from services.engines.podman.labels import LABEL_GRACE
