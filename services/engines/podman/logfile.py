@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
@@ -17,6 +17,9 @@ from pathlib import Path
 from services.engines.engine import LogSource
 from services.engines.podman.frames import Line, Position, decoded
 from services.engines.podman.observe import seconds
+
+CONFIGURATION: Mapping[str, object] = {"driver": "k8s-file", "size": 10 << 20}
+"""How containers are made to log: into a file, whatever podman's default is, and never more than 10 MiB of it."""
 
 _BLOCK_BYTES = 64 << 10
 _MAX_RECORD_BYTES = 1 << 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman import security, supervision
+from services.engines.podman import logfile, security, supervision
 from services.engines.podman.downward import Facts
 from services.engines.podman.environment import environment, expand
 from services.engines.podman.hooks import annotation
@@ -184,6 +184,7 @@ class _Renderer:
             "terminal": bool(container.get("tty")),
             "restart_policy": "no",  # the engine restarts containers itself, and counts
             "stop_timeout": self._template.grace_seconds,
+            "log_configuration": dict(logfile.CONFIGURATION),
             "image_volume_mode": "anonymous",
             "resource_limits": _room(container, self._limits[container["name"]]),
             **security.settings(pod_spec, container),
