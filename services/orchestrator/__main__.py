@@ -99,7 +99,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         orphans = OrphanKeeper(
             book=book, engines=engines, operations=operations, history=history, node_id=node_id, clock=time.time
         )
-        reconciler = Reconciler(book=book, engines=engines, applier=applier)
+        reconciler = Reconciler(book=book, engines=engines, applier=applier, clock=time.time)
         views = Views(book=book, engines=engines, outbox=outbox, epoch=epoch)
         engines.subscribe(reconciler.touch)
         engines.subscribe(views.touch_workload)

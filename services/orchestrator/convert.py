@@ -28,7 +28,6 @@ from services.orchestrator.model import (
     Plan,
     Policy,
     Revision,
-    State,
     Step,
 )
 from services.orchestrator.requests import ApplyRequest
@@ -127,6 +126,8 @@ def validation_mode(warn: bool) -> types_pb2.ValidationMode.ValueType:
 
 
 _REPLICAS_MAX = 1000
+_ENV_MAX = 128 << 10
+_AMOUNT_MAX = 2**60
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
@@ -143,10 +144,12 @@ def config(message: workload_pb2.DeploymentConfig) -> Config:
             raise bad(
                 f"config.labels[{key[:80]!r}]", "is no label that Kubernetes allows, or has the reserved beemesh.io/"
             )
+    if sum(len(name) + len(value) for name, value in message.env.items()) > _ENV_MAX:
+        raise bad("config.env", f"has more than {_ENV_MAX} characters")
     resources = message.resources
     for name in ("cpu_cores", "memory_bytes", "storage_bytes"):
-        if resources.HasField(name) and not getattr(resources, name) > 0:
-            raise bad(f"config.resources.{name}", "must be positive")
+        if resources.HasField(name) and not 0 < getattr(resources, name) < _AMOUNT_MAX:
+            raise bad(f"config.resources.{name}", "must be a positive number")
     return Config(
         replicas=message.replicas if message.HasField("replicas") else None,
         cpu_cores=resources.cpu_cores if resources.HasField("cpu_cores") else None,
@@ -183,6 +186,7 @@ def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:
     _check_manifest(message)
     return ApplyRequest(
         manifest=message.manifest.content,
+        format=message.manifest.format,
         deployment_id=message.deployment_id,
         config=config(message.config),
         engine_id=message.engine_id,
@@ -194,6 +198,10 @@ def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:
 def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -> None:
     if not message.manifest.content:
         raise bad("manifest.content", "is required")
+    if message.manifest.format not in types_pb2.ManifestFormat.values():
+        raise bad("manifest.format", f"{message.manifest.format} is none")
+    if message.validation_mode not in types_pb2.ValidationMode.values():
+        raise bad("validation_mode", f"{message.validation_mode} is none")
     if message.placement not in (pb.PLACEMENT_UNSPECIFIED, pb.PLACEMENT_LOCAL):
         raise bad("placement", "only PLACEMENT_LOCAL is there yet")
 
@@ -201,10 +209,11 @@ def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -
 def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
     """What a client asks for; raises InvalidArgument naming the field."""
     _check_manifest(message)
-    if len(message.request_id) > 64:
-        raise bad("request_id", "at most 64 characters")
+    if len(message.request_id) > 64 or not (message.request_id.isprintable() and message.request_id.isascii()):
+        raise bad("request_id", "at most 64 printable ASCII characters")
     return ApplyRequest(
         manifest=message.manifest.content,
+        format=message.manifest.format,
         deployment_id=message.deployment_id,
         config=config(message.config),
         engine_id=message.engine_id,
@@ -261,7 +270,7 @@ def deployment(view: View, *, node_id: str) -> pb.Deployment:
         attempts=[_attempt(item, node_id) for item in record.attempts],
         canonical_digest=record.wish.canonical_digest,
         announced=view.announced,
-        drifted=state is State.DEGRADED and record.step is Step.REST and seen is None,
+        drifted=record.failure is not None and record.failure.reason == "WORKLOAD_GONE",
         annotations=record.wish.annotations,
         create_time=timestamp(record.create_time),
         update_time=timestamp(record.update_time),

@@ -361,7 +361,14 @@ class GrpcEngines:
 
     def channel(self, name: str) -> grpc.aio.Channel:
         """The channel to an engine by id or alias, for the relay; raises NotFound, Unavailable."""
-        return self._link(selection.resolve(name, self.views().values())).channel
+        engine_id = selection.resolve(name, self.views().values())
+        if engine_id not in self._links:
+            raise NotFound(
+                f"engine {name[:80]!r} is not registered on this node; registered: {', '.join(sorted(self._links))}",
+                reason="ENGINE_NOT_FOUND",
+                metadata={"engine": name[:80]},
+            )
+        return self._links[engine_id].channel
 
     def _stub(self, engine_id: str) -> engine_grpc.EngineServiceStub:
         return self._link(engine_id).stub

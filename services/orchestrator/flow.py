@@ -117,7 +117,7 @@ TABLE: Mapping[tuple[Step, Outcome], Row] = {
     (Step.REST, Outcome.RUNNING): Row(step=Step.REST, state=State.ACTIVE, event="RECOVERED"),
     (Step.REST, Outcome.SUCCEEDED): Row(step=Step.REST, state=State.SUCCEEDED, event="SUCCEEDED"),
     (Step.REST, Outcome.BROKEN): Row(step=Step.REST, state=State.FAILED, event="WORKLOAD_FAILED"),
-    (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.DEGRADED, event="DRIFTED"),
+    (Step.REST, Outcome.VANISHED): Row(step=Step.REST, state=State.FAILED, event="DRIFTED"),
     **{
         (step, Outcome.DELETE): Row(step=Step.REMOVE, state=State.DELETING, event="DELETION_ACCEPTED")
         for step in set(Step) - {Step.REMOVE, Step.GONE}

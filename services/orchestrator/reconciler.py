@@ -1,9 +1,12 @@
-"""Keeps records true to what engines report: a deployment at rest follows its workload."""
+"""Keeps records true to what engines report: a deployment at rest follows its workload, and what vanished is made anew."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 
+from services.errors import BeemeshError
 from services.identity import hash_label
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
@@ -11,14 +14,24 @@ from services.orchestrator.flow import Outcome
 from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.ports import Engines
 from services.orchestrator.steps import broken, outcome_of
+from services.telemetry import Log
+
+ANNOTATION_DRIFT = "beemesh.io/drift-policy"
+"""`repair` (the default): what vanished is made anew; `report`: it is told, and nothing else."""
 
 _SWEEP_SECONDS = 30.0
+_REPAIRS_MAX, _REPAIR_WINDOW, _REPAIRS_KEPT = 3, 600.0, 10_000
+
+log = Log(__name__)
 
 
 class Reconciler:
     """`touch` is told of a workload that may have changed; `run` looks, and at everything now and then."""
 
-    def __init__(self, *, book: Book, engines: Engines, applier: Applier) -> None:
+    def __init__(self, *, book: Book, engines: Engines, applier: Applier, clock: Callable[[], float]) -> None:
+        """`clock`: seconds since 1970."""
+        self._clock = clock
+        self._repairs: dict[str, tuple[float, ...]] = {}
         self._book = book
         self._engines = engines
         self._applier = applier
@@ -27,9 +40,8 @@ class Reconciler:
 
     def touch(self, workload_id: str) -> None:
         """This workload may have changed; "" means any."""
-        if workload_id:
-            self._dirty.add(workload_id)
-            self._wake.set()
+        self._dirty.update([workload_id] if workload_id else self._book.workloads())
+        self._wake.set()
 
     async def run(self) -> None:
         """Follow for ever."""
@@ -57,5 +69,24 @@ class Reconciler:
         if outcome is None:
             return
         message = seen.message if seen is not None else f"engine {record.engine_id} says that it is gone"
-        failure = broken(record, message) if outcome is Outcome.BROKEN else None
+        failure = None
+        if outcome in (Outcome.BROKEN, Outcome.VANISHED):
+            failure = broken(record, message, gone=outcome is Outcome.VANISHED)
         await self._applier.observe(record.deployment_id, outcome, failure, message)
+        if outcome is Outcome.VANISHED and self._may_repair(record):
+            with contextlib.suppress(BeemeshError):  # then somebody else is at it
+                await self._applier.control(record.deployment_id, Outcome.REPAIR)
+
+    def _may_repair(self, record: Deployment) -> bool:
+        """Unless the manifest says otherwise, and not again and again: who removes it each time means it."""
+        if record.wish.annotations.get(ANNOTATION_DRIFT, "repair").strip().lower() != "repair":
+            return False
+        now = self._clock()
+        recent = [at for at in self._repairs.get(record.deployment_id, ()) if now - at < _REPAIR_WINDOW]
+        if len(recent) >= _REPAIRS_MAX:
+            log.warning("repair_given_up", deployment_id=record.deployment_id, repairs=len(recent))
+            return False
+        self._repairs[record.deployment_id] = (*recent, now)
+        if len(self._repairs) > _REPAIRS_KEPT:
+            self._repairs.pop(next(iter(self._repairs)))
+        return True

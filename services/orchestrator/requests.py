@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services import identity, manifests
+from services.errors import FieldViolation, InvalidArgument
 from services.manifests.resources import requested
 from services.orchestrator import selection
 from services.orchestrator.model import Action, Config, Deployment, Issue, Policy, Wish
@@ -17,6 +18,8 @@ class ApplyRequest:
     """What a client asks for."""
 
     manifest: str
+    format: int = 0
+    """What the client believes the manifest is (the numbers of beemesh.type.v1.ManifestFormat); 0: found out."""
     deployment_id: str = ""
     config: Config = field(default_factory=Config)
     engine_id: str = ""
@@ -41,6 +44,13 @@ class Accepted:
 def read(request: ApplyRequest) -> tuple[manifests.Manifest, Wish]:
     """The documents and the wish that a request states; raises InvalidArgument with paths and lines."""
     manifest = manifests.parse(request.manifest)
+    if request.format and request.format != _FORMATS[manifest.format.name]:
+        message = f"the content is {manifest.format.name}"
+        raise InvalidArgument(
+            f"manifest.format: {message}",
+            reason="FORMAT_MISMATCH",
+            violations=[FieldViolation(field_path="manifest.format", message=message)],
+        )
     asked = requested(manifest, replicas=request.config.replicas)
     config = request.config
     wish = Wish(

@@ -13,7 +13,7 @@ from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2_grpc as pb_grpc
 from beemesh.type.v1 import types_pb2
 
-from services.errors import DeadlineExceeded, FailedPrecondition, NotFound
+from services.errors import DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.orchestrator import convert, waits
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
@@ -78,6 +78,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         record = accepted.deployment
         if not request.validate_only and wait > 0:
             record = await self._operations.settled(record.deployment_id, record.generation, wait)
+            waits.raise_superseded(record, accepted.deployment.generation)
             waits.raise_failure(record)
             if self._views.of(record).state is State.UNKNOWN:
                 await self._views.heard(record.deployment_id, min(wait, _HEARD_SECONDS))
@@ -112,8 +113,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Any) -> pb.ListDeploymentsResponse:
         """A page of deployments in the order of their ids."""
         wanted = parse_filter(request.filter, fields=("state", "engine", "deployment_id"))
-        if wanted.get("state", "").upper() not in ("", *State.__members__):
-            raise convert.bad("filter", f"state {wanted['state']!r} is none of {', '.join(State.__members__)}")
+        if "state" in wanted:
+            wanted["state"] = _state(wanted["state"])
         records = self._book.all(gone=request.show_deleted)
         page, token = paginate(
             [record for record in records if self._matches(record, wanted)],
@@ -271,7 +272,9 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         return await self._carried_out(record, wait)
 
     async def _carried_out(self, record: Deployment, wait: float) -> pb.Deployment:
-        record = await self._operations.settled(record.deployment_id, record.generation, wait)
+        generation = record.generation
+        record = await self._operations.settled(record.deployment_id, generation, wait)
+        waits.raise_superseded(record, generation)
         waits.raise_failure(record)
         return self._deployment(record)
 
@@ -383,4 +386,17 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             return False
         if wanted.get("engine", record.engine_id) != record.engine_id:
             return False
-        return wanted.get("state", "").upper() in ("", self._views.of(record).state.name)
+        return wanted.get("state", "") in ("", self._views.of(record).state.name)
+
+
+def _state(text: str) -> str:
+    """A state in a filter, as our tables or as JSON spell it; raises InvalidArgument."""
+    name = text.upper().removeprefix("DEPLOYMENT_STATE_")
+    if name not in State.__members__:
+        message = f"unknown state {text[:40]!r}; known: {', '.join(State.__members__)}"
+        raise InvalidArgument(
+            f"filter: {message}",
+            reason="BAD_FILTER",
+            violations=[FieldViolation(field_path="filter", message=message)],
+        )
+    return name

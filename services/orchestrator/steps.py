@@ -247,13 +247,13 @@ def outcome_of(state: int | None) -> Outcome | None:
     return {RUNNING: Outcome.RUNNING, SUCCEEDED: Outcome.SUCCEEDED, FAILED: Outcome.BROKEN}.get(state)
 
 
-def broken(record: Deployment, message: str) -> Failure:
-    """Why a started workload is FAILED."""
+def broken(record: Deployment, message: str, *, gone: bool = False) -> Failure:
+    """Why a started workload is FAILED: it broke, or it is gone."""
     why = message or "the engine gave no reason"
     return Failure.of(
         FailedPrecondition(
             f"deployment {record.deployment_id!r} was started on {record.engine_id} and failed: {why}",
-            reason="WORKLOAD_FAILED",
+            reason="WORKLOAD_GONE" if gone else "WORKLOAD_FAILED",
             metadata={"engine": record.engine_id, "workload_id": record.workload_id},
         )
     )

@@ -10,13 +10,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from services import identity
 from services.errors import Aborted, BeemeshError, NotFound
-from services.orchestrator.model import Action, Deployment, State
+from services.orchestrator.model import Action, Deployment, State, Step
 from services.orchestrator.requests import Accepted
 from services.orchestrator.views import View
 from services.rpc.convert import from_duration
 
 WAIT_MAX = 3600.0
-_DEADLINE_MARGIN = 0.05
+_DEADLINE_MARGIN = 0.25
 """Seconds kept back so that the answer is out before the caller's deadline."""
 
 
@@ -57,6 +57,20 @@ def done(accepted: Accepted, record: Deployment) -> Action:
     """What was done: NONE as accepted, else as the engine did it."""
     same = record.generation == accepted.deployment.generation
     return accepted.action if accepted.action is Action.NONE or not same else record.action
+
+
+def raise_superseded(record: Deployment, generation: int) -> None:
+    """What was waited for will not come: another apply or a deletion has taken over. Raises Aborted."""
+    leaving = record.step in (Step.REMOVE, Step.GONE)
+    if record.generation == generation and not leaving:
+        return
+    what = "is being deleted" if leaving else f"is at generation {record.generation}, not {generation}"
+    raise carrying(
+        Aborted(
+            f"deployment {record.deployment_id!r} {what}: another request came after this one", reason="SUPERSEDED"
+        ),
+        record,
+    )
 
 
 def raise_failure(record: Deployment) -> None:

@@ -132,6 +132,7 @@ async def test_a_failure_is_an_error_that_names_the_deployment(node: LocalNode) 
         ({"labels": {"beemesh.io/node-id": "x"}}, "config.labels['beemesh.io/node-id']"),
         ({"labels": {"a b\n": "x"}}, "config.labels['a b\\n']"),
         ({"labels": {"a": "x" * 100_000}}, "config.labels['a']"),
+        ({"env": {"A": "x" * 200_000}}, "config.env"),
     ],
 )
 async def test_a_config_that_cannot_be_is_refused_and_what_runs_stays_as_it_is(
@@ -275,22 +276,46 @@ async def test_stop_start_and_restart_keep_the_workload(node: LocalNode) -> None
     assert restarted.deployment.instances[0].workload.uid == before
 
 
-async def test_what_vanished_is_drift_that_one_reconcile_repairs(node: LocalNode) -> None:
-    """Removed behind our back: DRIFTED is told, CheckDrift names it, and a reconcile makes it anew once."""
+async def test_what_vanished_is_repaired_once_or_told_only(node: LocalNode) -> None:
+    """Removed behind our back it is made anew by itself; with the policy `report` CheckDrift names it until asked."""
     workload = (await apply(node)).deployment.instances[0].workload_id
     await node.engine.RemoveWorkload(engine_pb.RemoveWorkloadRequest(workload_id=workload), timeout=5)
     async with asyncio.timeout(5):
-        while await state(node) != pb.DEPLOYMENT_STATE_DEGRADED:
+        while not (await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)).workloads:
             await asyncio.sleep(0.02)
-    drift = await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name=ID), timeout=5)
-    assert (drift.drifted, drift.changes[0].action) == (True, types_pb2.CHANGE_ACTION_CREATE)
-    repaired = await node.orchestrator.ReconcileDeployment(pb.ReconcileDeploymentRequest(name=ID), timeout=10)
-    assert repaired.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+    await node.orchestrator.WaitDeployment(pb.WaitDeploymentRequest(name=ID, timeout=SOON), timeout=10)
     listed = await node.orchestrator.ListDeploymentEvents(pb.ListDeploymentEventsRequest(name=ID), timeout=5)
     reasons = [event.reason for event in listed.events]
     assert (reasons.count("DRIFTED"), reasons.count("REPAIRING")) == (1, 1)
-    again = await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name=ID), timeout=5)
-    assert not again.drifted
+    reported = POD.replace("{beemesh.io/", "{beemesh.io/drift-policy: report, beemesh.io/")
+    workload = (await apply(node, reported, deployment_id="quiet")).deployment.instances[0].workload_id
+    await node.engine.RemoveWorkload(engine_pb.RemoveWorkloadRequest(workload_id=workload), timeout=5)
+    async with asyncio.timeout(5):
+        while not (await get(node, "quiet")).drifted:
+            await asyncio.sleep(0.02)
+    drift = await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name="quiet"), timeout=5)
+    assert (drift.drifted, drift.changes[0].action) == (True, types_pb2.CHANGE_ACTION_CREATE)
+    repaired = await node.orchestrator.ReconcileDeployment(pb.ReconcileDeploymentRequest(name="quiet"), timeout=10)
+    assert (repaired.deployment.state, repaired.deployment.drifted) == (pb.DEPLOYMENT_STATE_ACTIVE, False)
+    assert not (await node.orchestrator.CheckDrift(pb.CheckDriftRequest(name="quiet"), timeout=5)).drifted
+
+
+async def get(node: LocalNode, name: str = ID) -> pb.Deployment:
+    answer: pb.GetDeploymentResponse = await node.orchestrator.GetDeployment(
+        pb.GetDeploymentRequest(name=name), timeout=5
+    )
+    return answer.deployment
+
+
+async def test_an_apply_that_a_deletion_overtakes_does_not_say_ok(node: LocalNode) -> None:
+    """ABORTED SUPERSEDED: what was asked for does not run."""
+    slow = mock_pb.MockFault(method="DeployWorkload", delay=Duration(nanos=300_000_000), remaining=1)
+    await behave(node, slow)
+    applying = asyncio.ensure_future(apply(node))
+    await asyncio.sleep(0.1)
+    await node.orchestrator.DeleteDeployment(pb.DeleteDeploymentRequest(name=ID), timeout=10)
+    error = await refusal(applying)
+    assert (error.code.name, error.reason) == ("ABORTED", "SUPERSEDED")
 
 
 async def test_exec_stats_and_live_export_reach_the_engine(node: LocalNode) -> None:
@@ -380,7 +405,7 @@ async def test_the_relay_needs_an_engines_name_and_passes_everything_on(node: Lo
     unknown = engine.ListWorkloads(
         engine_pb.ListWorkloadsRequest(), timeout=5, metadata=(("beemesh-engine", "nobody"),)
     )
-    assert (await refusal(unknown)).reason == "ENGINE_UNREACHABLE"
+    assert (await refusal(unknown)).reason == "ENGINE_NOT_FOUND"
     by_name = (("beemesh-engine", "mock"),)
     held = await engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5, metadata=by_name)
     direct = await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)

@@ -190,10 +190,14 @@ class ApplyMachine(RuleBasedStateMachine):
             await self.node.engine.RemoveWorkload(
                 engine_pb.RemoveWorkloadRequest(workload_id=instance.workload_id, allow_missing=True), timeout=5
             )
-        async with asyncio.timeout(5):
-            while await self._state(name) == pb.DEPLOYMENT_STATE_ACTIVE:
+        async with asyncio.timeout(10):
+            while not await self._is_back_or_given_up(name):
                 await asyncio.sleep(0.02)
-        await self._apply(name, image, wait=5.0)  # applying again repairs it
+        await self._apply(name, image, wait=5.0)  # repairs what was given up after too many removals
+
+    async def _is_back_or_given_up(self, name: str) -> bool:
+        held = await self.node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(manifest_id=name), timeout=5)
+        return bool(held.workloads) or await self._state(name) == pb.DEPLOYMENT_STATE_FAILED
 
     async def _state(self, name: str) -> int:
         found = await self.node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=name), timeout=5)

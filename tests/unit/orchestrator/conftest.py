@@ -88,7 +88,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             node_id=NODE,
             clock=lambda: next(ticks) / 1000,
         )
-        reconciler = Reconciler(book=book, engines=engines, applier=applier)
+        reconciler = Reconciler(book=book, engines=engines, applier=applier, clock=lambda: next(ticks) / 1000)
         history.load()
         book.load()
         outbox.load()

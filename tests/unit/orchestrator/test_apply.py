@@ -269,17 +269,49 @@ async def test_a_workload_that_ends_is_told_as_it_ended(start: Start, ends_in: i
         assert ID not in core.providers.said
 
 
-async def test_what_vanished_is_drift_until_it_is_applied_again(start: Start) -> None:
-    """A workload removed behind our back is DEGRADED, withdrawn, and one apply repairs it."""
+async def test_what_vanished_is_made_anew_and_told(start: Start) -> None:
+    """A workload removed behind our back is repaired once, and events say so."""
     async with start(FakeEngines(view("podman"))) as core:
         await applied(core)
         workload = core.book.get(ID).workload_id
         core.engines["podman"].workloads.clear()
         core.reconciler.touch(workload)
-        await core.until(lambda: core.book.get(ID).state is State.DEGRADED)
+        await core.until(lambda: workload in core.engines["podman"].workloads)
+        await core.until(lambda: core.book.get(ID).state is State.ACTIVE and core.outbox.announced(ID))
+        reasons = [event.reason for event in core.history.of(ID)]
+        assert (reasons.count("DRIFTED"), reasons.count("REPAIRING")) == (1, 1)
+
+
+async def test_what_vanishes_again_and_again_is_left_alone(start: Start) -> None:
+    """After three repairs it stays FAILED, withdrawn, with the reason, until it is applied again."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        workload = core.book.get(ID).workload_id
+        for _ in range(3):
+            core.engines["podman"].workloads.clear()
+            core.reconciler.touch(workload)
+            await core.until(lambda: workload in core.engines["podman"].workloads)
+            await core.until(lambda: core.book.get(ID).state is State.ACTIVE)
+        core.engines["podman"].workloads.clear()
+        core.reconciler.touch(workload)
+        await core.until(lambda: core.book.get(ID).state is State.FAILED)
         await core.until(lambda: ID not in core.providers.said)
+        failure = core.book.get(ID).failure
+        assert failure is not None
+        assert failure.reason == "WORKLOAD_GONE"
         assert (await applied(core))[1] is State.ACTIVE
-        await core.until(lambda: ID in core.providers.said)
+
+
+async def test_a_manifest_may_ask_to_be_told_only(start: Start) -> None:
+    """With the drift policy `report` what vanished stays gone."""
+    reported = POD.replace("{name: web}", "{name: web, annotations: {beemesh.io/drift-policy: report}}")
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core, reported)
+        core.engines["podman"].workloads.clear()
+        core.reconciler.touch("")
+        await core.until(lambda: core.book.get(ID).state is State.FAILED)
+        await asyncio.sleep(0.05)
+        assert core.engines["podman"].calls.count("deploy") == 1
 
 
 async def test_a_request_id_names_one_apply(start: Start) -> None:
