@@ -77,6 +77,12 @@ START_RULES: Sequence[Rule] = (
         "command, args and workingDir must exist in the image, and the command must be executable",
     ),
     _rule(
+        r"statfs .*: no such file or directory",
+        FailedPrecondition,
+        "START_FAILED",
+        "a path of the machine that is to be mounted must be there",
+    ),
+    _rule(
         r"(pod|name .*) (already exists|is in use)|is already in use",
         AlreadyExists,
         "NAME_IN_USE",

@@ -11,11 +11,10 @@ from services.engines.podman import classify, security
 from services.engines.podman.filling import Filler, Made, make_part
 from services.engines.podman.hooks import Hooks
 from services.engines.podman.http import Refusal
-from services.engines.podman.labels import ROLE_INIT
 from services.engines.podman.objects import Objects
 from services.engines.podman.render import Container, Plan, Pod
-from services.engines.podman.volumes import CLAIM, Mount, Volume
-from services.errors import AlreadyExists, BeemeshError, FailedPrecondition
+from services.engines.podman.volumes import CLAIM, SCRATCH, Mount, Volume
+from services.errors import AlreadyExists, BeemeshError, DeadlineExceeded, FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.telemetry import Log
 
@@ -79,6 +78,11 @@ class Creator:
 
     async def _volume(self, volume: Volume) -> Made:
         found = await self._objects.volume(volume.name)
+        if found is not None:
+            _check_owner(volume, found)
+            if volume.kind == SCRATCH:  # of a creation that was cut off: who begins anew finds it empty
+                await _finished(self._objects.remove_volume(volume.name))
+                found = None
         if found is None:
             made = self._objects.create_volume(volume.name, labels=volume.labels, options=volume.options)
             found, new = await _finished(made), True
@@ -86,13 +90,6 @@ class Creator:
                 self.new_claims.add(volume.name)
         else:
             new = False
-            labels: Mapping[str, str] = found.get("Labels") or {}
-            if any(labels.get(name) != volume.labels[name] for name in _OWNERSHIP):
-                raise AlreadyExists(
-                    f"a volume {volume.name} is there and is not this workload's; podman volume inspect shows it",
-                    reason="NAME_IN_USE",
-                    metadata={"workload_id": volume.labels[LABEL_WORKLOAD_ID]},
-                )
         return Made(volume=volume, place=Path(str(found["Mountpoint"])), new=new)
 
     # Pods
@@ -146,20 +143,22 @@ class Creator:
 
     async def _initialize(self, plan: Plan, pod: Pod, container: Container, container_id: str) -> None:
         await _finished(self._objects.start(container_id))
-        code = await self._objects.wait(container_id, timeout=self._init_timeout)
-        if code != 0:
-            words = await self._last_words(container_id)
-            raise FailedPrecondition(
-                f"workload {plan.workload_id}: {ROLE_INIT} container {container.name} of replica {pod.number} exited "
-                f"with {code}" + (f"; its last words: {words}" if words else ""),
-                reason="INIT_FAILED",
-                metadata={
-                    "workload_id": plan.workload_id,
-                    "container": container.name,
-                    "exit_code": str(code),
-                    "replica": str(pod.number),
-                },
-            )
+        told = {"workload_id": plan.workload_id, "container": container.name, "replica": str(pod.number)}
+        try:
+            code = await self._objects.wait(container_id, timeout=self._init_timeout)
+        except DeadlineExceeded:
+            how = f"did not end within {self._init_timeout:g} s"
+        else:
+            if code == 0:
+                return
+            how, told["exit_code"] = f"exited with {code}", str(code)
+        words = await self._last_words(container_id)
+        raise FailedPrecondition(
+            f"workload {plan.workload_id}: init container {container.name} of replica {pod.number} {how}"
+            + (f"; its last words: {words}" if words else ""),
+            reason="INIT_FAILED",
+            metadata=told,
+        )
 
     async def _post_start(self, plan: Plan, container: Container, container_id: str) -> None:
         if container.post_start is None:
@@ -174,6 +173,16 @@ class Creator:
             )
 
 
+def _check_owner(volume: Volume, found: Mapping[str, Any]) -> None:
+    labels: Mapping[str, str] = found.get("Labels") or {}
+    if any(labels.get(name) != volume.labels[name] for name in _OWNERSHIP):
+        raise AlreadyExists(
+            f"a volume {volume.name} is there and is not this workload's; podman volume inspect shows it",
+            reason="NAME_IN_USE",
+            metadata={"workload_id": volume.labels[LABEL_WORKLOAD_ID]},
+        )
+
+
 async def _mounts(mounts: tuple[Mount, ...], made: Mapping[str, Made]) -> dict[str, Any]:
     """Whole volumes are mounted by name, parts of them and the machine's own directories by path."""
     volumes: list[dict[str, Any]] = []
@@ -185,11 +194,23 @@ async def _mounts(mounts: tuple[Mount, ...], made: Mapping[str, Made]) -> dict[s
         if isinstance(mount.source, Volume):
             source = str(await make_part(made[mount.source.name], mount.part))
         else:
-            source = f"{mount.source}/{mount.part}" if mount.part else mount.source
+            source = await _host_path(mount, mount.source)
         binds.append(
             {"type": "bind", "source": source, "destination": mount.target, "options": ["rbind", *mount.options]}
         )
     return {"volumes": volumes, "mounts": binds}
+
+
+async def _host_path(mount: Mount, path: str) -> str:
+    found = Path(path)
+    is_there = {"Directory": found.is_dir, "File": found.is_file}.get(mount.host_type)
+    if is_there and not await asyncio.to_thread(is_there):
+        raise FailedPrecondition(
+            f"the path {path} of this machine is not there, or is no {mount.host_type}; "
+            f"it was to be mounted at {mount.target}",
+            reason="START_FAILED",
+        )
+    return f"{path}/{mount.part}" if mount.part else path
 
 
 async def _finished(call: Awaitable[T]) -> T:

@@ -42,16 +42,21 @@ class Made:
             return False
         return owner == os.geteuid() and (os.geteuid() == 0 or self.volume.group is None)
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a file is missing, as far as can be seen: whoever filled it was cut off."""
+        return self.in_reach and any(not os.path.lexists(self.place / file.path) for file in self.volume.files)
+
 
 class Filler:
-    """Fills volumes that are new."""
+    """Fills volumes that are new, or that nobody finished."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
     async def fill(self, made: Sequence[Made], *, image: str, name: str) -> None:
         """Fill all that are new; `image` and `name` are for the container that may be needed. Raises Refusal."""
-        wanted = [each for each in made if each.new and not each.volume.in_memory]
+        wanted = [each for each in made if (each.new or each.is_incomplete) and not each.volume.in_memory]
         near = [each for each in wanted if each.in_reach]
         far = [each for each in wanted if each not in near]
         if near:
@@ -133,6 +138,7 @@ def _write(place: Path, volume: Volume) -> None:
         (place / path).mkdir(exist_ok=True)
         _settle(place / path, volume.mode, volume.group)
     for file in volume.files:
+        (place / file.path).unlink(missing_ok=True)
         with os.fdopen(os.open(place / file.path, _NEW_FILE, 0o600), "wb") as out:
             out.write(file.content)
         _settle(place / file.path, file.mode, volume.group)

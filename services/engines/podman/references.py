@@ -18,6 +18,7 @@ from services.engines.podman.findings import (
 )
 from services.engines.podman.images import full_reference
 from services.engines.podman.sources import Data, Sources
+from services.engines.podman.volumes import HOST_PATH_TYPES
 from services.engines.podman.workload import Template, templates
 from services.manifests import Document, Manifest, Path
 from services.manifests.lookup import value_at
@@ -176,6 +177,9 @@ class _Rules:
         claim = _claim_name(volume)
         if claim and self._sources.claim(self._space, claim) is None:
             yield self._missing((*path, "persistentVolumeClaim", "claimName"), "PersistentVolumeClaim", claim)
+        if (volume.get("hostPath") or {}).get("type", "") not in HOST_PATH_TYPES:
+            message = "a path of the machine is mounted as it is, and nothing is made there"
+            yield self._found((*path, "hostPath", "type"), message, UNSUPPORTED_FIELD)
         directory = volume.get("emptyDir") or {}
         if directory.get("sizeLimit") and directory.get("medium") != "Memory":
             message = "a directory on disk cannot be kept within a size; medium: Memory can"

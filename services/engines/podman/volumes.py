@@ -26,6 +26,8 @@ LABEL_VOLUME = "beemesh.io/volume"
 """What a volume is: `claim`, `files` or `scratch`. Claims outlive their workload."""
 CLAIM, FILES, SCRATCH = "claim", "files", "scratch"
 
+HOST_PATH_TYPES = ("", "Directory", "File")
+
 _DEFAULT_MODE = 0o644
 _OPEN_DIRECTORY = 0o777
 _FILES_DIRECTORY = 0o755
@@ -71,6 +73,8 @@ class Mount:
     """The directory or file of it that is mounted; empty: all."""
     target: str
     read_only: bool
+    host_type: str = ""
+    """What a path of the machine must be; one of HOST_PATH_TYPES."""
 
     @property
     def options(self) -> list[str]:
@@ -107,6 +111,7 @@ class Volumes:
                 part=_part(mount, env),
                 target=mount["mountPath"],
                 read_only=read_only or bool(mount.get("readOnly")) or bool(claim.get("readOnly")),
+                host_type=(described.get("hostPath") or {}).get("type") or "",
             )
 
     def _one(self, volume: Mapping[str, Any], number: int) -> Volume | str:

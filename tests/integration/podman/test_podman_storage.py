@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -249,3 +250,30 @@ spec:
             await asyncio.sleep(0.1)
         assert inside(machine, two.component_id, "busybox wc -l < /fast/runs") == "2"
         await destroy(engine, wanted.workload_id)
+
+
+async def test_what_a_cut_creation_left_is_not_taken_for_whole(machine: PodmanMachine, node_id: str) -> None:
+    """Volumes that an interrupted creation left are completed, and a directory that should be empty is."""
+    before = machine.objects()
+    wanted = applied(node_id, CLAIMED)
+    async with engine_on(machine, node_id) as engine:
+        await engine.create(wanted)
+        for pod in machine.listed("pod", "ls"):
+            if pod["Name"].startswith(wanted.workload_id):
+                machine.podman("pod", "rm", "--force", "--time=0", pod["Id"])
+        for volume in machine.listed("volume", "ls"):
+            await asyncio.to_thread(_empty, Path(volume["Mountpoint"]))
+            if ".scratch." in volume["Name"]:
+                await asyncio.to_thread(Path(volume["Mountpoint"], "stale").touch)
+        await engine.create(wanted)
+        container = only(await engine.observe_one(wanted.workload_id)).component_id
+        assert inside(machine, container, "cat /settings/a/b; ls /scratch | busybox wc -l") == "fast0"
+        await engine.destroy(wanted.workload_id, grace_seconds=None, force=True, remove_volumes=True)
+    assert machine.objects() == before
+
+
+def _empty(place: Path) -> None:
+    """Remove all files."""
+    for path in place.rglob("*"):
+        if path.is_file():
+            path.unlink()
