@@ -9,6 +9,7 @@ from pathlib import Path
 _CAP_SYS_RESOURCE = 24
 _PODMAN_WANTS_FILES = 1_048_576
 _ADMIN_CONFIG = Path("/etc/containers/containers.conf")
+_EXEC_DELAY_SECONDS = 5
 _LIMIT = 4096
 """Descriptors and processes of a container where podman's own limits cannot be set; raised to what is allowed."""
 
@@ -40,6 +41,19 @@ def needed_config(machine: Machine) -> str:
     if not machine.cgroup_v2 and machine.has_runc:
         parts.append('[engine]\nruntime = "runc"\n')
     return "\n".join(parts)
+
+
+def with_exec_delay(config: str) -> str:
+    """The containers.conf, with finished commands cleaned up after in seconds, unless it says when itself.
+
+    By default each command in a container leaves two processes for five minutes, and a probe runs one every few
+    seconds. Somebody must have asked for the exit code before.
+    """
+    if "exit_command_delay" in config:
+        return config
+    line = f"exit_command_delay = {_EXEC_DELAY_SECONDS}\n"
+    head, table, rest = config.partition("[engine]\n")
+    return f"{head}{table}{line}{rest}" if table else f"{config}\n[engine]\n{line}"
 
 
 def this_machine(*, has_runc: bool) -> Machine:

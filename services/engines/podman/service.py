@@ -20,7 +20,7 @@ from typing import Self
 
 from services.engines.podman import bound
 from services.engines.podman.http import UnixHttp
-from services.engines.podman.machine import needed_config, this_machine
+from services.engines.podman.machine import needed_config, this_machine, with_exec_delay
 from services.errors import BeemeshError, FailedPrecondition
 from services.telemetry import Log
 
@@ -163,14 +163,25 @@ class PodmanService:
         env = {name: value for name, value in self._env.items() if name not in ("CONTAINER_HOST", "NOTIFY_SOCKET")}
         if self._settings.containers_conf is not None:
             env["CONTAINERS_CONF"] = str(self._settings.containers_conf)
-        elif "CONTAINERS_CONF" not in env and (config := needed_config(this_machine(has_runc=_has("runc")))):
+        elif (config := self._base_config(env)) is not None:
             path = self._settings.data_dir / "containers.conf"
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(f"# Written by beemesh: without it no container starts on this machine.\n{config}")
+            path.write_text(f"# Written by beemesh at each start.\n{with_exec_delay(config)}")
             env["CONTAINERS_CONF"] = str(path)
         if self._settings.registry_certs is not None:  # Go reads it beside the system's bundle
             env["SSL_CERT_DIR"] = f"{env.get('SSL_CERT_DIR', _SYSTEM_CERTS)}:{self._settings.registry_certs}"
         return env
+
+    @staticmethod
+    def _base_config(env: Mapping[str, str]) -> str | None:
+        """What a configuration of our own begins with; None: podman's stays in place, as somebody wrote it."""
+        if given := env.get("CONTAINERS_CONF"):
+            try:
+                return Path(given).read_text()
+            except OSError:  # podman says better what is wrong with it
+                return None
+        machine = this_machine(has_runc=_has("runc"))
+        return None if machine.has_admin_config else needed_config(machine)
 
     async def _listen_to(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None  # noqa: S101 - it was asked for

@@ -206,9 +206,10 @@ class Supervisor:
         if watched is None:
             return component
         known, standing = self._known(watched.seen), self._prober.standing(component.component_id)
+        waits = known.due is not None and known.ended_run == watched.seen.run
         told = replace(
             component,
-            restart_count=known.history.restart_count - (known.due is not None),
+            restart_count=known.history.restart_count - waits,
             last_exit=_status(known.history.last_exit) if known.history.restart_count else None,
             ready_once=known.ready_once,
         )
@@ -338,6 +339,7 @@ class Supervisor:
         watched.problem = ""
         self._acts.forget_inspection(seen.container_id)
         self._remember(seen, replace(self._known(seen), due=None))
+        await self._save(seen.workload_id, durable=False)
 
     async def _hook(self, watched: _Watched) -> None:
         """The hook of a container that was just started; one that fails ends the container, as in Kubernetes."""

@@ -23,17 +23,11 @@ from tests.integration.podman.workloads import answering, read, texts
 pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
 
 _SECONDS = 20.0
-_PROBED = frozenset(f"probe-{name}.yaml" for name in ("exec", "grpc", "http", "tcp", "of-unknown-port"))
-"""The engine has no prober yet, and refuses them."""
-
-
-def _ready(case: Case) -> bool:
-    return case.path.name not in _PROBED
 
 
 def _read(case: Case) -> bool:
     """Whether reading alone does not settle it."""
-    return case.verdict.judge != corpus.PARSE and case.verdict.outcome is not Outcome.ACCEPTED and _ready(case)
+    return case.verdict.judge != corpus.PARSE and case.verdict.outcome is not Outcome.ACCEPTED
 
 
 def _starts(case: Case) -> bool:

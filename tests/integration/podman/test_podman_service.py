@@ -215,10 +215,12 @@ def frozen(service: PodmanService) -> Iterator[None]:
 
 
 @contextmanager
-def engine_process(machine: PodmanMachine, node_id: str) -> Iterator[subprocess.Popen[str]]:
+def engine_process(
+    machine: PodmanMachine, node_id: str, places: ServiceSettings | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """The engine as a process of its own."""
-    places = machine.service_settings()
-    places.run_dir.mkdir(parents=True)
+    places = places or machine.service_settings()
+    places.run_dir.mkdir(parents=True, exist_ok=True)
     settings = {
         "LISTEN": f"unix:{places.run_dir}/engine.sock",
         "DATA_DIR": str(places.data_dir),

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -17,6 +17,7 @@ from services.engines.podman.service import PodmanService
 from services.engines.podman.supervisor import CRASH_LOOP, NOT_READY, SupervisorLimits
 from services.engines.restarts import BackOff
 from tests.harness.podman import PodmanMachine
+from tests.integration.podman.test_podman_service import engine_process
 from tests.integration.podman.workloads import FOREVER, answering, container, destroy, only, spec, until
 
 pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
@@ -212,26 +213,41 @@ async def test_a_probe_that_hangs_is_ended(machine: PodmanMachine, node_id: str)
 
 
 async def test_an_engine_that_was_killed_goes_on_where_it_was(machine: PodmanMachine, node_id: str) -> None:
-    """A new engine keeps the counters, sees what ended meanwhile, and leaves what runs as the same processes."""
-    service = machine.service()
+    """After kill -9 another engine keeps the counters, sees what ended meanwhile, and leaves alone what runs."""
+    places = machine.service_settings()
     runs, ends = spec(node_id, container(FOREVER), name="runs"), spec(node_id, container(FOREVER), name="ends")
-    async with supervising(machine, node_id, service=service) as engine:
+    async with supervising(machine, node_id, service=PodmanService(places, env=machine.env)) as engine:
         await asyncio.gather(engine.create(runs), engine.create(ends))
-        for wanted in (runs, ends):
-            kill(machine, only(await engine.observe_one(wanted.workload_id)))
-            await restarted(engine, wanted, 1)
-    found = {
-        item["Id"]: item["Pid"] for item in machine.listed("ps", "--filter", f"label=beemesh.io/node-id={node_id}")
-    }
-    async with supervising(machine, node_id, service=machine.service()) as stranger:
-        ended = only(await stranger.observe_one(ends.workload_id))
-    kill(machine, ended)
-    async with supervising(machine, node_id, service=PodmanService(service._settings, env=machine.env)) as engine:
+        first, second = (
+            only(await engine.observe_one(runs.workload_id)),
+            only(await engine.observe_one(ends.workload_id)),
+        )
+    with engine_process(machine, node_id, places) as process:
+        pids = machine.pids(f"beemesh.io/node-id={node_id}")
+        before = {part.component_id: pids[part.component_id] for part in (first, second)}
+        for part in (first, second):
+            kill(machine, part)
+        await run_again(machine, node_id, before)
+        process.kill()
+        process.wait(10)
+    pid = machine.pids(f"beemesh.io/node-id={node_id}")[first.component_id]
+    kill(machine, second)
+    async with supervising(machine, node_id, service=PodmanService(places, env=machine.env)) as engine:
         kept = only(await engine.observe_one(runs.workload_id))
         assert (kept.restart_count, kept.ready, kept.ready_once) == (1, True, True)
         assert (await restarted(engine, ends, 2)).restart_count == 2
-        assert machine.pids(f"beemesh.io/node-id={node_id}")[kept.component_id] == found[kept.component_id]
+        assert machine.pids(f"beemesh.io/node-id={node_id}")[first.component_id] == pid
         await asyncio.gather(*(destroy(engine, wanted.workload_id) for wanted in (runs, ends)))
+
+
+async def run_again(machine: PodmanMachine, node_id: str, before: Mapping[str, int]) -> None:
+    """Wait until all have other processes than before."""
+    for _ in range(100):
+        now = machine.pids(f"beemesh.io/node-id={node_id}")
+        if all(now.get(container_id, pid) != pid for container_id, pid in before.items()):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("they were not started again within 10 s")
 
 
 async def test_a_removal_while_a_restart_waits_starts_nothing(machine: PodmanMachine, node_id: str) -> None:

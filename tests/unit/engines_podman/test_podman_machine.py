@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.engines.podman import version
-from services.engines.podman.machine import Machine, needed_config
+from services.engines.podman.machine import Machine, needed_config, with_exec_delay
 
 
 def machine(**facts: bool) -> Machine:
@@ -38,6 +38,22 @@ def test_an_ordinary_machine_needs_nothing() -> None:
 def test_only_what_is_needed_is_written(facts: dict[str, bool], config: dict[str, Any]) -> None:
     """Each obstacle brings its own remedy, and an administrator's configuration is never replaced."""
     assert tomllib.loads(needed_config(machine(**facts))) == config
+
+
+@pytest.mark.parametrize(
+    "config", ["", "[containers]\npids_limit = 5\n", '[engine]\nruntime = "runc"\n[network]\nnetwork_backend = "cni"\n']
+)
+def test_finished_commands_are_cleaned_up_after_soon(config: str) -> None:
+    """The delay is added to what there is, and everything else is as it was."""
+    made = tomllib.loads(with_exec_delay(config))
+    assert made["engine"].pop("exit_command_delay") == 5
+    assert {name: table for name, table in made.items() if table} == tomllib.loads(config)
+
+
+def test_a_delay_that_somebody_chose_stays() -> None:
+    """A configuration that says when to clean up is left alone."""
+    chosen = "[engine]\nexit_command_delay = 60\n"
+    assert with_exec_delay(chosen) == chosen
 
 
 def test_the_shipped_configuration_has_every_remedy() -> None:
