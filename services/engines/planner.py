@@ -11,7 +11,7 @@ from services.engines.backend import Backend
 from services.engines.decision import Decision, decide
 from services.engines.diff import created, diff
 from services.engines.engine import Capability, Change, ChangeAction, Engine, Issue, Observation, Spec
-from services.engines.records import Record, Records
+from services.engines.records import Phase, Record, Records
 from services.engines.view import etag
 from services.errors import Aborted, BeemeshError
 from services.manifests import Manifest
@@ -27,7 +27,7 @@ class Planned:
     record: Record | None
     observation: Observation | None
     old: Spec | None
-    """What was asked for before; None where nothing is recorded of it."""
+    """What was asked for before, where that matters; None also where nothing is recorded of it."""
     changes: tuple[Change, ...]
     """From the old content to the wanted one."""
 
@@ -69,8 +69,9 @@ class Planner:
         is_retry = bool(record and order.request_id and record.request_id == order.request_id)
         if order.etag and not is_retry:
             check_etag(record, order.workload_id, order.etag)
-        old = _spec(record) if record else None
-        changes = self._changes(old, admitted) if record and record.canonical_digest != admitted.digest else ()
+        is_new = record is not None and record.canonical_digest != admitted.digest
+        old = _spec(record) if record and (is_new or record.phase is Phase.UPDATING) else None
+        changes = self._changes(old, admitted) if is_new else ()
         decision = decide(
             workload_id=order.workload_id,
             record=record,

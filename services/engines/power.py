@@ -93,7 +93,8 @@ class Power:
 
     async def _finish_stop(self, record: Record) -> Workload:
         try:
-            await self._backend.stop(record.workload_id, record.halt or Halt())
+            if not record.scaled_to_zero:
+                await self._backend.stop(record.workload_id, record.halt or Halt())
         except Exception as error:  # whatever it was, the stop stays recorded and is tried again
             self._waits(record, error, "stop")
             raise
@@ -118,7 +119,8 @@ class Power:
     async def _finish_start(self, record: Record, work: Callable[[], Awaitable[None]] | None = None) -> Workload:
         workload_id = record.workload_id
         try:
-            await (self._backend.start(workload_id) if work is None else work())
+            if not record.scaled_to_zero:
+                await (self._backend.start(workload_id) if work is None else work())
         except (Unavailable, DeadlineExceeded) as error:  # it is not known how far it got: it is tried again
             self._waits(record, error, "start")
             raise

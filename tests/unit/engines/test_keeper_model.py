@@ -15,16 +15,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from services.engines.admission import DeployOrder
 from services.engines.deployer import RemoveOrder
-from services.engines.engine import ChangeAction, WorkloadState
+from services.engines.engine import Capability, ChangeAction, WorkloadState
 from services.engines.listing import Listing
-from services.engines.records import Phase
-from services.errors import AlreadyExists, NotFound, Unavailable
+from services.engines.operations import Verb
+from services.engines.records import Halt, Phase
+from services.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from tests.unit.engines.fakes import OTHER_POD, POD, Bench, FakeEngine, unreachable
 
 T = TypeVar("T")
 IDS = st.sampled_from(["beemesh-a-1", "beemesh-b-1"])
 TEXTS = st.sampled_from([POD, OTHER_POD])
-VERBS = st.sampled_from(["create", "destroy", "observe"])
+VERBS = st.sampled_from(["create", "destroy", "observe", "update", "stop", "start"])
 
 
 class Keeping(RuleBasedStateMachine):
@@ -37,6 +38,8 @@ class Keeping(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         self.must: dict[str, str] = {}
         self.unsure: set[str] = set()
+        self.stopped: dict[str, bool] = {}
+        """What callers were told last of each workload; not in it: the last such call failed."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end on the machine's own loop."""
@@ -46,6 +49,7 @@ class Keeping(RuleBasedStateMachine):
     def start(self) -> None:
         """A first keeper."""
         self.engine = FakeEngine()
+        self.engine.capabilities |= {Capability.STOP_START, Capability.RESTART, Capability.UPDATE_IN_PLACE}
         self.run(self._start())
 
     async def _start(self) -> None:
@@ -93,6 +97,36 @@ class Keeping(RuleBasedStateMachine):
                 assert (done.action is ChangeAction.NONE) == (before == text)
             self.must[workload_id] = text
             self.unsure.discard(workload_id)
+            if done.action is not ChangeAction.NONE:
+                self.stopped[workload_id] = False
+
+    @rule(in_place=st.booleans())
+    def change_in_place(self, *, in_place: bool) -> None:
+        """From now on the engine can, or cannot, make changes in place."""
+        self.engine.in_place = in_place
+
+    @rule(workload_id=IDS, verb=st.sampled_from([Verb.STOP, Verb.START, Verb.RESTART]))
+    def power(self, workload_id: str, verb: Verb) -> None:
+        """Stopped is stopped and started is started; a call that failed without an answer may go on by itself."""
+        power = self.bench.keeper.power
+        calls = {
+            Verb.STOP: lambda: power.stop(workload_id, Halt()),
+            Verb.START: lambda: power.start(workload_id),
+            Verb.RESTART: lambda: power.restart(workload_id, grace_seconds=None),
+        }
+        try:
+            workload = self.run(calls[verb]())
+        except NotFound:
+            assert workload_id not in self.engine.objects or workload_id not in self.must
+        except (FailedPrecondition, Aborted):
+            assert workload_id in self.unsure
+        except Unavailable as error:
+            if "accepted" in error.metadata.values():
+                self.stopped.pop(workload_id, None)
+        else:
+            self.stopped[workload_id] = verb is Verb.STOP
+            wanted = WorkloadState.STOPPED if verb is Verb.STOP else WorkloadState.RUNNING
+            assert workload.state in (wanted, WorkloadState.UNKNOWN)
 
     def _failed(self, workload_id: str, text: str, *, touched: bool) -> None:
         recorded = self.bench.records.peek(workload_id)
@@ -133,9 +167,13 @@ class Keeping(RuleBasedStateMachine):
         assert {i: text for i, text in recorded.items() if i not in self.unsure} == {
             i: text for i, text in self.must.items() if i not in self.unsure
         }
+        for workload_id in self.must.keys() & self.stopped.keys() - self.unsure:
+            record = self.bench.records.peek(workload_id)
+            assert record is not None
+            assert (record.phase is Phase.STOPPED) == self.stopped[workload_id]
 
     def _recorded(self) -> dict[str, str | None]:
-        return {r.workload_id: r.manifest for r in self.bench.records.all() if r.phase is Phase.DEPLOYED}
+        return {r.workload_id: r.manifest for r in self.bench.records.all() if r.phase.is_settled}
 
     async def _until_settled(self) -> None:
         """The keeper's own operations end soon; then what is recorded is what runs, and no removal is left."""
@@ -147,9 +185,14 @@ class Keeping(RuleBasedStateMachine):
     async def _is_settled(self) -> bool:
         await self.bench.keeper.refresh()
         listed = (await self.bench.keeper.list(Listing())).workloads
-        running = {w.workload_id for w in listed if w.state is WorkloadState.RUNNING}
-        removing = any(r.phase is Phase.REMOVING for r in self.bench.records.all())
-        return not removing and running == self._recorded().keys()
+        told = {w.workload_id: w.state for w in listed if w.state in (WorkloadState.RUNNING, WorkloadState.STOPPED)}
+        records = self.bench.records.all()
+        going_on = any(r.phase in (Phase.REMOVING, Phase.STOPPING, Phase.STARTING) for r in records)
+        return not going_on and told == {
+            r.workload_id: WorkloadState.STOPPED if r.phase is Phase.STOPPED else WorkloadState.RUNNING
+            for r in records
+            if r.phase.is_settled
+        }
 
     @invariant()
     def promises_are_kept(self) -> None:

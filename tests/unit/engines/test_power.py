@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.engines.admission import DeployOrder
-from services.engines.engine import Capability, ChangeAction, WorkloadState
+from services.engines.engine import Capability, ChangeAction, Config, WorkloadState
 from services.engines.records import Halt, Phase
 from services.errors import Aborted, FailedPrecondition, NotFound, Unavailable, Unimplemented
 from tests.unit.engines.fakes import OTHER_POD, POD, WORKLOAD, Bench, FakeEngine, bench, unreachable
@@ -136,6 +136,21 @@ async def test_other_content_replaces_a_stopped_workload_and_it_runs(tmp_path: P
         await b.keeper.power.stop(WORKLOAD, HALT)
         done = await b.keeper.deploy(OTHER)
         assert (done.action, done.workload.state) == (ChangeAction.REPLACE, WorkloadState.RUNNING)
+
+
+async def test_what_is_scaled_to_zero_stops_and_starts_without_the_backend(tmp_path: Path) -> None:
+    """There is nothing to stop, and the wish is kept."""
+    engine = able()
+    none = DeployOrder(workload_id=WORKLOAD, manifest_id="web", text=POD, config=Config(replicas=0))
+    async with bench(tmp_path, engine) as b:
+        await b.keeper.deploy(none)
+        engine.objects.clear()
+        assert (await b.keeper.power.stop(WORKLOAD, HALT)).state is WorkloadState.STOPPED
+        assert phase(b) is Phase.STOPPED
+        await b.keeper.power.restart(WORKLOAD, grace_seconds=None)
+        assert (await b.keeper.power.start(WORKLOAD)).state is WorkloadState.STOPPED
+        assert phase(b) is Phase.DEPLOYED
+        assert engine.asked == ["create"]
 
 
 async def test_what_cannot_be_stopped_says_why(tmp_path: Path) -> None:
