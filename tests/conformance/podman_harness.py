@@ -62,7 +62,8 @@ class PodmanHarness:
             poll_interval=1.0,
             observe_timeout=10.0,
         )
-        program = Program(make_engine=self._machine.engine)
+        service = self._machine.service(Path(settings.data_dir))
+        program = Program(make_engine=lambda node_id: self._machine.engine(node_id, service=service))
         return running(settings.listen, lambda stop: run_engine(settings, program, stop))
 
     def workload(self, format_: Format, name: str) -> str:

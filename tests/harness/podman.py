@@ -96,12 +96,12 @@ class PodmanMachine:
         """The process of each running container with this label, by container id."""
         return {item["Id"]: item["Pid"] for item in self.listed("ps", "--filter", f"label={label}")}
 
-    def service(self) -> PodmanService:
+    def service(self, data_dir: Path | None = None) -> PodmanService:
         """A service of its own for one more engine."""
-        return PodmanService(self.service_settings(), env=self.env)
+        return PodmanService(self.service_settings(data_dir), env=self.env)
 
-    def service_settings(self) -> ServiceSettings:
-        """Directories for one more engine."""
+    def service_settings(self, data_dir: Path | None = None) -> ServiceSettings:
+        """Directories for one more engine; with an earlier one's `data_dir` it goes on where that was."""
         self._engines += 1
         home = self.directory / f"e{self._engines}"
         return ServiceSettings(
@@ -109,7 +109,7 @@ class PodmanMachine:
             binary="podman",
             containers_conf=None,
             run_dir=home,
-            data_dir=home / "data",
+            data_dir=data_dir or home / "data",
         )
 
     def engine(
