@@ -60,6 +60,9 @@ def _file(path: Path) -> Source:
 
 def _source(name: str, folder: Path, raw: bytes) -> Source:
     try:
-        return Source(name=name, folder=folder.name, text=raw.decode())
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise Failure(f"{name}: not UTF-8 text (byte {error.start})") from error
+    if not text.strip():
+        raise Failure(f"{name}: is empty")
+    return Source(name=name, folder=folder.name, text=text)

@@ -9,13 +9,18 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from services.errors import FailedPrecondition
 from services.node.plan import Process
 from services.node.restart import Backoff
+from services.rpc.process import EX_CONFIG
 from services.telemetry import Log
 
 PROBE_EVERY_SECONDS = 0.1
 NOT_LAUNCHED = 255
 """Stands for the exit code of a process that could not be made."""
+
+HOPELESS = (2, EX_CONFIG)
+"""Exit codes of a service whose settings are wrong: before the node was ready once, that ends it."""
 
 SLOW_START_SECONDS = 15.0
 """A service that does not answer for so long after its start is said to be slow, once."""
@@ -91,6 +96,10 @@ class Supervisor:
             if self._stopping.is_set():
                 log.info("service_stopped", name=process.name, code=code)
                 return
+            if code in HOPELESS and not self._announced:
+                raise FailedPrecondition(
+                    f"{process.name} cannot start as it is set up; it said why above", reason="SERVICE_MISCONFIGURED"
+                )
             uptime = self._clock() - began
             backoff = backoff.after(uptime)
             tell, event = (log.error, "service_keeps_failing") if backoff.hopeless else (log.warning, "service_ended")

@@ -1,4 +1,4 @@
-"""Keeps records true to what engines report: a deployment at rest follows its workload, and what vanished is made anew."""
+"""Keeps records true to what engines report: deployments at rest follow their workloads, what vanished is made anew."""
 
 from __future__ import annotations
 

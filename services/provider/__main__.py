@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import sys
 import time
@@ -129,7 +130,17 @@ def _udp_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise _wrong("dht_listen", f"{text!r}: expected address:port, such as 127.0.0.1:7445")
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    if not _is_loopback(host):  # until nodes prove themselves to each other, nobody else has business there
+        raise _wrong("dht_listen", f"{text!r}: only a loopback address is served before there is a mesh of nodes")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _wrong(setting: str, message: str) -> InvalidArgument:

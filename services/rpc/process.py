@@ -6,10 +6,14 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import uvloop
 
-from services.errors import BeemeshError
+from services.errors import BeemeshError, Code
+
+EX_CONFIG = 78
+"""The exit code (of sysexits.h) for settings that cannot work: a supervisor need not try again."""
 
 
 def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -25,16 +29,18 @@ def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     try:
         uvloop.run(body())
     except BeemeshError as error:
-        sys.exit(_line(program, error))
+        _end(program, error)
     except BaseExceptionGroup as group:
         known, others = group.split(BeemeshError)
         if known is None or others is not None:
             raise
-        sys.exit(_line(program, _first(known)))
+        _end(program, _first(known))
 
 
-def _line(program: str, error: BeemeshError) -> str:
-    return f"{program}: {error.message} ({error.reason})"
+def _end(program: str, error: BeemeshError) -> NoReturn:
+    """One line, and an exit code that says whether starting it again as it is could help."""
+    sys.stderr.write(f"{program}: {error.message} ({error.reason})\n")
+    sys.exit(EX_CONFIG if error.code in (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION) else 1)
 
 
 def _first(group: BaseExceptionGroup[BeemeshError]) -> BeemeshError:

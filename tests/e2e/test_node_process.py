@@ -131,7 +131,7 @@ def test_a_second_node_on_the_same_directory_is_refused(start_node: StartNode, t
     node = start_node()
     directories = {"data": tmp_path / "data", "run": tmp_path / "run"} | {shared: node.home / shared}
     done = beemesh_node("--data-dir", str(directories["data"]), "--run-dir", str(directories["run"]))
-    assert done.returncode == 1
+    assert done.returncode == 78
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("beemesh-node:")]
     assert f"{directories[shared]} is in use by another process (pid {node.pid})" in line
 
@@ -185,7 +185,7 @@ def test_the_settings_in_force_can_be_printed() -> None:
 def test_an_unknown_engine_is_one_line(tmp_path: Path) -> None:
     """An engine that does not exist ends the start with one line that lists those that do."""
     done = beemesh_node("--data-dir", str(tmp_path / "d"), "--run-dir", str(tmp_path / "r"), "--engines", "dokcer")
-    assert done.returncode == 1
+    assert done.returncode == 78
     assert done.stderr.splitlines() == [
         "beemesh-node: engines: unknown engine dokcer; known: mock, podman, or auto (UNKNOWN_ENGINE)"
     ]
@@ -198,3 +198,12 @@ def test_no_descriptor_of_the_supervisor_reaches_a_service(start_node: StartNode
     for pid in node.services().values():
         held = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
         assert not [path for path in held if path.endswith("node.lock")]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("--public", "0.0.0.0:0"), ("--dht-listen", "0.0.0.0:0")])
+def test_settings_that_cannot_work_end_the_node(tmp_path: Path, setting: str, value: str) -> None:
+    """What no restart can mend is said once, and the node ends instead of trying for ever."""
+    directories = ("--data-dir", str(tmp_path / "d"), "--run-dir", str(tmp_path / "r"))
+    done = beemesh_node(*directories, "--engines", "mock", setting, value)
+    assert done.returncode == 78
+    assert "cannot start as it is set up" in done.stderr

@@ -18,6 +18,9 @@ from services.engines.podman.teardown import Teardown
 from services.errors import BeemeshError, DeadlineExceeded
 from services.identity import LABEL_NODE_ID
 
+_SLOW_ANSWERS_MAX = 3
+"""So many probes in a row without an answer to /info, though with one to a ping, and podman is sick."""
+
 LABEL_CANARY = "beemesh.io/canary"
 PACKAGES = "podman catatonit netavark aardvark-dns iptables runc"
 INSTALL = f"on Debian or Ubuntu: apt-get install --no-install-recommends {PACKAGES}"
@@ -86,6 +89,9 @@ class Probe:
         self._clock = clock
         self._times = times or ProbeTimes()
         self._canary: _Canary | None = None
+        self._last_info: dict[str, Any] | None = None
+        self._slow_answers = 0
+        """How many probes in a row got no answer to /info in time, though one to a ping."""
         self.version = ""
         self.api_version = ""
 
@@ -138,6 +144,9 @@ class Probe:
             self.api_version = str(info["version"]["APIVersion"])
         except DeadlineExceeded as error:
             await self._ping(http, "/_ping", "SOCKET_UNREACHABLE")
+            self._slow_answers += 1
+            if self._last_info is not None and self._slow_answers < _SLOW_ANSWERS_MAX:
+                return self._last_info  # busy, not sick: it has answered before, and answers a ping
             raise _Sick("INFO_FAILED", f"{error.message}, though it answers a ping") from error
         except (Refusal, BeemeshError) as error:
             raise _Sick("INFO_FAILED", str(error)) from error
@@ -146,6 +155,7 @@ class Probe:
         if version.parse(self.version) < version.OLDEST:
             oldest = ".".join(map(str, version.OLDEST))
             raise _Sick("BACKEND_TOO_OLD", f"podman {self.version} is too old; {oldest} or newer is needed")
+        self._last_info, self._slow_answers = info, 0
         return info
 
     async def _check_canary(self, http: UnixHttp) -> None:
