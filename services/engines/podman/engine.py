@@ -157,6 +157,7 @@ class PodmanEngine(Verbs):
 
     async def create(self, spec: Spec) -> None:
         """Pull what is missing, then make it; roll back by label."""
+        await self._supervisor.begin(spec.workload_id)  # an earlier one of this id may have been ended, and be gone
         plan = render(spec, machine=self._machine, network=self._network)
         await self._provide_all(plan, spec)
         creator = self._creator()

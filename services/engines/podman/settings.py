@@ -39,3 +39,11 @@ class PodmanSettings(EngineSettings):
     """Seconds that a container's second restart waits; each one after it twice as long."""
     restart_back_off_max: float = 300.0
     """Seconds that a restart waits at most."""
+
+    def __post_init__(self) -> None:
+        EngineSettings.__post_init__(self)
+        if not 0 < self.restart_back_off <= self.restart_back_off_max:
+            raise ValueError(
+                f"restart_back_off must be more than 0 seconds and at most restart_back_off_max, not "
+                f"{self.restart_back_off:g}"
+            )

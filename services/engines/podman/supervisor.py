@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from services.engines.engine import Component, ExitStatus, WorkloadState
+from services.engines.engine import Component
 from services.engines.podman.api import Podman
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.memory import Memories, Remembered
+from services.engines.podman.report import Facts, report
 from services.engines.podman.supervision import Sighting
 from services.engines.probe_handlers import Handlers
 from services.engines.prober import Prober
@@ -27,10 +28,6 @@ from services.engines.restarts import BackOff, Exit, Restart, decide
 from services.engines.streams import closed_after
 from services.errors import BeemeshError
 from services.telemetry import Log
-
-CRASH_LOOP = "CrashLoopBackOff"
-RESTARTING = "Restarting"
-NOT_READY = "NotReady"
 
 _STOP_TRIES = 10
 
@@ -44,7 +41,7 @@ class SupervisorLimits:
     back_off: BackOff = field(default_factory=BackOff)
     poll: float = 10.0
     """Between two readings when nothing hints at a change, and nobody else reads."""
-    settle: float = 0.1
+    settle: float = 0.25
     """After a hint, so that many make one reading, and somebody else's may do."""
     reopen: float = 1.0
     """Before a broken event stream is opened anew."""
@@ -205,19 +202,15 @@ class Supervisor:
         watched = self._watched.get(component.component_id)
         if watched is None:
             return component
-        known, standing = self._known(watched.seen), self._prober.standing(component.component_id)
-        waits = known.due is not None and known.ended_run == watched.seen.run
-        told = replace(
-            component,
-            restart_count=known.history.restart_count - waits,
-            last_exit=_status(known.history.last_exit) if known.history.restart_count else None,
-            ready_once=known.ready_once,
+        seen = watched.seen
+        facts = Facts(
+            known=self._known(seen),
+            run=seen.run,
+            standing=self._prober.standing(seen.container_id),
+            is_down=self._memories.of(seen.workload_id).ended,
+            problem=watched.problem,
         )
-        if component.state is WorkloadState.RUNNING and standing is not None:
-            return _standing(told, standing)
-        if component.exit_status is None or known.ended_run != watched.seen.run:
-            return told
-        return self._ended(told, watched, known)
+        return report(component, facts)
 
     def comes_back(self, container_id: str) -> bool:
         """Whether a container that does not run is going to be started by itself."""
@@ -485,40 +478,3 @@ class Supervisor:
         for workload_id in self._missed & set(workloads):
             self._task(self.forget(workload_id))
         self._missed = now
-
-    def _ended(self, told: Component, watched: _Watched, known: Remembered) -> Component:
-        """A container whose run has ended, as it was decided about."""
-        exit_ = known.history.last_exit
-        if exit_ is None or told.exit_status is None:
-            return told
-        told = replace(told, exit_status=replace(told.exit_status, reason=exit_.reason))
-        over = self._memories.of(watched.seen.workload_id).ended
-        if known.delay is None or over:
-            if exit_.unhealthy and not over:
-                return replace(told, state=WorkloadState.FAILED, reason=exit_.reason)
-            return told
-        how = f"the last run ended with {exit_.exit_code} ({exit_.reason})"
-        if watched.problem:
-            how += f"; it could not be started: {watched.problem[:500]}"
-        if known.delay <= 0 and not watched.problem:
-            return replace(told, state=WorkloadState.STARTING, reason=RESTARTING, message=how)
-        message = f"restarts after a back-off of {known.delay:g} s; {how}"
-        return replace(told, state=WorkloadState.STARTING, reason=CRASH_LOOP, message=message)
-
-
-def _standing(told: Component, standing: Standing) -> Component:
-    told = replace(told, ready=standing.ready, started=standing.started)
-    if standing.ready:
-        return told
-    return replace(told, reason=NOT_READY, message=standing.message or "its probes have not succeeded yet")
-
-
-def _status(exit_: Exit | None) -> ExitStatus | None:
-    if exit_ is None:
-        return None
-    return ExitStatus(
-        exit_code=exit_.exit_code,
-        oom_killed=exit_.reason == "OOMKilled",
-        finish_time=exit_.finish_time,
-        reason=exit_.reason,
-    )

@@ -13,8 +13,9 @@ import pytest
 
 from services.engines.engine import Component, Observation, Spec, WorkloadState
 from services.engines.podman.engine import PodmanEngine
+from services.engines.podman.report import CRASH_LOOP, NOT_READY
 from services.engines.podman.service import PodmanService
-from services.engines.podman.supervisor import CRASH_LOOP, NOT_READY, SupervisorLimits
+from services.engines.podman.supervisor import SupervisorLimits
 from services.engines.restarts import BackOff
 from tests.harness.podman import PodmanMachine
 from tests.integration.podman.test_podman_service import engine_process

@@ -15,8 +15,9 @@ import pytest
 from services.engines.engine import Component, ExitStatus, WorkloadState
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.memory import Memories, Memory
+from services.engines.podman.report import CRASH_LOOP, NOT_READY, RESTARTING
 from services.engines.podman.supervision import Orders, Sighting
-from services.engines.podman.supervisor import CRASH_LOOP, NOT_READY, RESTARTING, Acts, Supervisor, SupervisorLimits
+from services.engines.podman.supervisor import Acts, Supervisor, SupervisorLimits
 from services.engines.probes import Exec, Finding, Probe, Probes
 from services.engines.probes import Restart as Unhealthy
 from services.engines.restarts import BackOff, Exit, Policy
