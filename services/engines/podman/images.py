@@ -158,9 +158,9 @@ class Images:
         try:
             with PodmanClient(base_url=f"unix://{self._podman.socket}", version=API_VERSION, timeout=seconds) as sdk:
                 return question(sdk)
-        except Timeout as error:
-            raise TimeoutError from error
         except (RequestException, PodmanError, OSError) as error:
+            if isinstance(error, Timeout) or isinstance(error.__cause__, Timeout):  # the SDK wraps it
+                raise TimeoutError from error
             if isinstance(error, APIError) and error.response is not None:
                 said = classify.shorten(str(error.explanation or error))
                 raise Internal(f"podman refused to tell of an image: {said}", reason="BACKEND_ERROR") from error
