@@ -54,6 +54,11 @@ class Backend:
         async with self._reading(f"workload {workload_id}", self._limits.observe):
             return await self._engine.observe_one(workload_id)
 
+    async def prepare(self, spec: Spec) -> None:
+        """Have at hand what a creation needs; raises like `create`."""
+        async with self._changing(f"workload {spec.workload_id} was not replaced"):
+            await self._engine.prepare(spec)
+
     async def create(self, spec: Spec) -> None:
         """Create and start; raises what the engine raises, or DeadlineExceeded(BACKEND_TIMEOUT)."""
         async with self._changing(f"workload {spec.workload_id} was not created"):

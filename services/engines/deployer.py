@@ -175,6 +175,8 @@ class Deployer:
         await self._look_again(workload_id, "UPDATE_FAILED")
 
     async def _make(self, record: Record, wanted: Spec, planned: Planned) -> None:
+        if planned.decision.action is ChangeAction.REPLACE:  # a missing image must not cost what runs
+            await self._backend.prepare(wanted)
         await self._records.write(record)
         self._view.publish(record.workload_id, planned.observation, busy=True)
         if planned.decision.destroy:

@@ -144,6 +144,14 @@ class Engine(ABC):
         `config.engine_options.<key>`; it is refused in every validation mode.
         """
 
+    async def prepare(self, spec: Spec) -> None:
+        """Make sure that what `create` needs from outside (images) is there, and touch nothing else.
+
+        Called before a workload that runs is destroyed to make room for `spec`: what fails here costs nothing. Raises as
+        `create`; the default has nothing to prepare.
+        """
+        return
+
     @abstractmethod
     async def create(self, spec: Spec) -> None:
         """Create and start all of the workload, or leave nothing of it: a failure is cleaned up before it is raised.

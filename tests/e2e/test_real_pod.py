@@ -152,6 +152,17 @@ def test_an_image_that_is_not_there_is_named_in_full_and_nothing_stays(client: C
     assert podman_state.snapshot() == before
 
 
+def test_an_update_to_an_image_that_is_not_there_leaves_what_runs(client: Client) -> None:
+    """IMAGE_NOT_FOUND on an update: the old container runs on, and applying the old manifest again is no work."""
+    before = container_ids(apply(client).deployment)
+    with pytest.raises(grpc.RpcError) as caught:
+        apply(client, POD.replace("localhost/beemesh-busybox:1", "localhost/not-there:7"))
+    assert reason(caught.value) == "IMAGE_NOT_FOUND"
+    assert container_ids(get(client)) == before
+    assert container_ids(apply(client).deployment) == before
+    delete(client)
+
+
 def test_a_frozen_podman_is_unhealthy_in_time_and_hurts_nobody(client: Client) -> None:
     """Podman frozen: UNHEALTHY within 15 s, checks stay fast, mock goes on, its workloads are UNKNOWN; it heals."""
     before = container_ids(apply(client).deployment)

@@ -155,6 +155,10 @@ class PodmanEngine(Verbs):
 
     # Create
 
+    async def prepare(self, spec: Spec) -> None:
+        """Pull what is missing."""
+        await self._provide_all(render(spec, machine=self._machine, network=self._network), spec)
+
     async def create(self, spec: Spec) -> None:
         """Pull what is missing, then make it; roll back by label."""
         await self._supervisor.begin(spec.workload_id)  # an earlier one of this id may have been ended, and be gone

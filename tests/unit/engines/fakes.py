@@ -101,6 +101,11 @@ class FakeEngine(Engine):
         """As scripted."""
         return self.issues
 
+    async def prepare(self, spec: Spec) -> None:
+        """Fails when told to."""
+        if "prepare" in self.failures:
+            raise self.failures["prepare"]
+
     async def create(self, spec: Spec) -> None:
         """One component a create, numbered."""
         self.asked.append("create")

@@ -79,6 +79,19 @@ async def test_other_content_is_refused_unless_it_may_replace(tmp_path: Path) ->
         assert (await b.keeper.inside.record(WORKLOAD)).manifest == OTHER_POD
 
 
+async def test_what_cannot_be_prepared_does_not_cost_what_runs(tmp_path: Path) -> None:
+    """A replacement whose image is not to be had is refused before the old one is touched."""
+    async with bench(tmp_path) as b:
+        before = (await b.keeper.deploy(ORDER)).workload
+        b.engine.failures["prepare"] = FailedPrecondition("no such image", reason="IMAGE_NOT_FOUND")
+        with pytest.raises(FailedPrecondition, match="no such image"):
+            await b.keeper.deploy(replace(OTHER, allow_replace=True))
+        assert b.engine.asked == ["create"]
+        after = await b.keeper.get(WORKLOAD)
+        assert (after.etag, after.state) == (before.etag, before.state)
+        assert (await b.keeper.inside.record(WORKLOAD)).manifest == ORDER.text
+
+
 async def test_the_config_is_part_of_the_content(tmp_path: Path) -> None:
     """Another environment is other content; an empty one is none."""
     async with bench(tmp_path) as b:
