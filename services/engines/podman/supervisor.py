@@ -16,6 +16,7 @@ from typing import Any, Self
 from services.engines.engine import Component
 from services.engines.podman.api import Podman
 from services.engines.podman.dialer import Dialer
+from services.engines.podman.hints import Hints
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.memory import Memories, Remembered
 from services.engines.podman.report import Facts, report
@@ -25,7 +26,6 @@ from services.engines.prober import Prober
 from services.engines.probes import Finding, Standing
 from services.engines.probes import Restart as Unhealthy
 from services.engines.restarts import BackOff, Exit, Restart, decide
-from services.engines.streams import closed_after
 from services.errors import BeemeshError
 from services.telemetry import Log
 
@@ -105,14 +105,18 @@ class Supervisor:
         )
         self._acting: dict[str, asyncio.Lock] = {}
         """By workload: held while a container of it is being started, and while it is being ended."""
-        self._hint = asyncio.Event()
-        self._listeners: set[asyncio.Event] = set()
+        self._hints = Hints(
+            podman=podman,
+            labels=labels,
+            read=acts.read,
+            poll=self._limits.poll,
+            settle=self._limits.settle,
+            reopen=self._limits.reopen,
+        )
         self._released: set[str] = set()
         """Containers that are being removed."""
         self._missed: set[str] = set()
         """Containers and workloads that the last whole reading did not have."""
-        self._latest = 0.0
-        """When the reading began that was seen last."""
         self._group = asyncio.TaskGroup()
         self._loops: list[asyncio.Task[None]] = []
         self._closed = False
@@ -121,7 +125,7 @@ class Supervisor:
         self._memories.load()
         await self._group.__aenter__()
         await self._prober.__aenter__()
-        self._loops += [self._group.create_task(self._follow()), self._group.create_task(self._listen())]
+        self._loops += [self._group.create_task(self._hints.follow()), self._group.create_task(self._hints.listen())]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -154,7 +158,7 @@ class Supervisor:
                 if watched.restarting is not None:
                     watched.restarting.cancel()
             await self._save(workload_id, durable=True)
-        self.wake()
+        self._hints.wake()
 
     async def begin(self, workload_id: str) -> None:
         """The workload runs, as somebody wanted: it is kept alive from here on."""
@@ -162,7 +166,7 @@ class Supervisor:
         if memory.ended:
             self._memories.change(workload_id, replace(memory, ended=False))
             await self._save(workload_id, durable=True)
-        self.wake()
+        self._hints.wake()
 
     async def forget(self, workload_id: str) -> None:
         """The workload is gone, with all its containers."""
@@ -182,7 +186,7 @@ class Supervisor:
 
     def see(self, sightings: Iterable[Sighting], *, began: float, whole: bool) -> None:
         """Podman was read; `began` is the event loop's time before that, `whole` that all workloads were read."""
-        if self._closed or began < self._latest:
+        if self._closed or began < self._hints.latest:
             return
         seen = {sighting.container_id: sighting for sighting in sightings}
         if whole:
@@ -190,7 +194,7 @@ class Supervisor:
         for container_id in seen.keys() - self._released:
             self._see_one(container_id, seen[container_id], began)
         if whole:
-            self._latest = began
+            self._hints.latest = began
             self._miss(
                 self._watched.keys() - seen.keys(), self._memories.known() - {s.workload_id for s in seen.values()}
             )
@@ -224,23 +228,9 @@ class Supervisor:
         """Whether `end` was called for it, and `begin` was not."""
         return self._memories.of(workload_id).ended
 
-    async def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncIterator[None]:
         """Yield whenever something may have changed."""
-        listener = asyncio.Event()
-        self._listeners.add(listener)
-        try:
-            while True:
-                await listener.wait()
-                listener.clear()
-                yield
-        finally:
-            self._listeners.discard(listener)
-
-    def wake(self) -> None:
-        """Something may have changed: podman is to be read."""
-        self._hint.set()
-        for listener in self._listeners:
-            listener.set()
+        return self._hints.changes()
 
     # One container
 
@@ -294,7 +284,7 @@ class Supervisor:
         """Make the decision about the end of this run durable, and start the container when it is due."""
         seen = watched.seen
         await self._save(seen.workload_id, durable=True)
-        self.wake()
+        self._hints.wake()
         known = self._known(seen)
         if known.delay is None or known.ended_run != run:
             return
@@ -302,14 +292,14 @@ class Supervisor:
             # It was started, and yet it is seen to have ended as before: two runs may look alike in a list.
             self._acts.forget_inspection(seen.container_id)
             self._remember(seen, replace(known, due=self._clock() + max(known.delay, self._limits.settle)))
-            self.wake()
+            self._hints.wake()
         while (due := self._known(seen).due) is not None:
             await asyncio.sleep(min(due - self._clock(), self._limits.back_off.cap))  # the clock may have been set back
             async with self._lock(seen.workload_id):
                 if self._is_over(watched, run):
                     return
                 await self._start(watched)
-            self.wake()
+            self._hints.wake()
         await self._hook(watched)
 
     def _is_over(self, watched: _Watched, run: str) -> bool:
@@ -357,7 +347,7 @@ class Supervisor:
         if now != known:
             self._remember(watched.seen, now)
             self._task(self._save(watched.seen.workload_id, durable=False))
-        self.wake()
+        self._hints.wake()
 
     def _on_unhealthy(self, container_id: str, verdict: Unhealthy) -> None:
         watched = self._watched.get(container_id)
@@ -382,43 +372,9 @@ class Supervisor:
                 log.warning("stop_failed", container=seen.name, workload_id=seen.workload_id, why=error)
                 await asyncio.sleep(self._limits.stop_retry)
             else:
-                self.wake()
+                self._hints.wake()
                 return
         self._prober.end(seen.container_id)  # the next sighting follows it anew
-
-    # Readings
-
-    async def _follow(self) -> None:
-        """Have podman read after each hint and now and then, unless somebody else did."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.poll):
-                    await self._hint.wait()
-            except TimeoutError:
-                pass
-            hinted = loop.time()
-            self._hint.clear()
-            await asyncio.sleep(self._limits.settle)
-            if self._latest > hinted:
-                continue
-            try:
-                await self._acts.read()
-            except BeemeshError as error:
-                log.debug("supervisor_reading_failed", why=error)
-            except Exception as error:  # a defect must not end the supervision
-                log.error("supervisor_reading_failed", exc_info=error)
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                self.wake()
-                async with closed_after(self._podman.events(self._labels)) as events:
-                    async for _ in events:
-                        self.wake()
-            except (Refusal, BeemeshError) as error:
-                log.debug("event_stream_broke", why=error)
-            await asyncio.sleep(self._limits.reopen)
 
     async def _guarded(self, watched: _Watched, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -426,7 +382,7 @@ class Supervisor:
         except Exception as error:  # what concerns one container must not end the supervision of all
             log.error("supervision_failed", container=watched.seen.name, exc_info=error)
             await asyncio.sleep(self._limits.reopen)
-            self.wake()
+            self._hints.wake()
 
     async def _save(self, workload_id: str, *, durable: bool) -> None:
         try:
