@@ -46,7 +46,9 @@ class Containers:
     async def processes(self, container: str) -> list[tuple[int, int, int]]:
         """The host's pid, the container's pid and process group of each process."""
         reply = await self._get(f"/containers/{quote(container)}/top", {"stream": "false", "ps_args": "hpid,pid,pgid"})
-        return [(int(host), int(own), int(group)) for host, own, group in reply.json()["Processes"]]
+        rows = (tuple(row) for row in reply.json()["Processes"])
+        # A process that ends while podman looks has question marks.
+        return [(int(row[0]), int(row[1]), int(row[2])) for row in rows if all(word.isdecimal() for word in row)]
 
     async def stats(self, containers: Sequence[str]) -> list[dict[str, Any]]:
         """The counters of containers, all of which must be there."""

@@ -190,16 +190,16 @@ class Killing:
         self._containers = containers
         self._container = container
         self._session = session
+        self._groups: set[int] = set()
+        """Its process groups, as the container numbers them."""
 
     async def run(self) -> None:
-        """Until podman says that it does not run; what cannot be done is logged, not raised."""
+        """Until nothing of it is there; what cannot be done is logged, not raised."""
         try:
             async with asyncio.timeout(_KILL_SECONDS):
                 leader = await self._leader()
-                while leader:
-                    await self._kill(leader)
-                    await asyncio.sleep(_POLL_SECONDS)
-                    leader = await self._pid()
+                while leader and await self._kill(leader):  # noqa: ASYNC110 - processes tell nobody
+                    await asyncio.sleep(_POLL_SECONDS)  # what was just being started is seen at the next look
         except (Refusal, BeemeshError, TimeoutError) as error:
             log.warning("command_left_behind", container=self._container[:12], session=self._session[:12], why=error)
 
@@ -213,26 +213,27 @@ class Killing:
                 return int(found["Pid"]) if found["Running"] else 0
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _pid(self) -> int:
-        found = await self._containers.inspect_exec(self._session)
-        return int(found["Pid"]) if found["Running"] else 0
-
-    async def _kill(self, leader: int) -> None:
+    async def _kill(self, leader: int) -> bool:
+        """Kill all of its family that is there; whether there was any."""
         processes = await self._containers.processes(self._container)
-        family = [pid for pid, _, _ in processes if _session_of(pid, self._container) == leader]
-        if leader not in family or not all(_kill_one(pid, self._container) for pid in family):
-            await self._kill_inside(leader, processes)
+        sessions = {host: _session_of(host, self._container) for host, _, _ in processes}
+        family = [host for host, session in sessions.items() if session == leader]
+        killed = [_kill_one(host, self._container) for host in family]
+        if any(sessions.values()) and all(killed):
+            return bool(family)
+        return await self._kill_inside(leader, processes)
 
-    async def _kill_inside(self, leader: int, processes: Sequence[tuple[int, int, int]]) -> None:
+    async def _kill_inside(self, leader: int, processes: Sequence[tuple[int, int, int]]) -> bool:
         """Where the host's processes are not ours to see or to kill: the container's own `kill`, if it has one."""
-        groups = {group for host, _, group in processes if host == leader}
-        family = [str(own) for _, own, group in processes if group in groups]
+        self._groups |= {group for host, _, group in processes if host == leader}
+        family = [str(own) for _, own, group in processes if group in self._groups]
         if not family:
-            return
+            return False
         name = await self._containers.create_exec(self._container, ["kill", "-KILL", *family], tty=False)
         async with self._containers.start_exec(name, tty=False) as stream:
             while await stream.read():
                 pass
+        return True
 
 
 def _session_of(pid: int, container: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,8 +33,11 @@ from tests.integration.podman.workloads import (
 
 pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
 
-LINGERS = "trap '' TERM HUP; echo ready; sleep 4321 & sleep 4321"
-"""A command with a child, neither of which wants to go."""
+
+def lingers() -> tuple[str, bytes]:
+    """A command with a child, neither of which wants to go, and the word by which they are known."""
+    word = str(100_000 + secrets.randbelow(900_000))
+    return f"trap '' TERM HUP; echo ready; sleep {word} & sleep {word}", word.encode()
 
 
 async def run(engine: PodmanEngine, workload: str, order: ExecOrder) -> tuple[bytes, int]:
@@ -72,12 +76,12 @@ async def deployed(
             await destroy(engine, wanted.workload_id, force=True)
 
 
-def lingering() -> int:
+def lingering(word: bytes) -> int:
     """How many processes of the command are there, on the whole machine."""
     found = 0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found += b"4321" in path.read_bytes()
+            found += word in path.read_bytes()
         except OSError:
             continue
     return found
@@ -86,27 +90,29 @@ def lingering() -> int:
 @pytest.mark.parametrize("tty", [False, True])
 async def test_a_command_that_is_left_ends_with_its_children(machine: PodmanMachine, node_id: str, tty: bool) -> None:
     """Also one that ignores TERM and HUP; the container's own process runs on."""
-    order = ExecOrder(command=("sh", "-c", LINGERS), tty=tty)
+    script, word = lingers()
+    order = ExecOrder(command=("sh", "-c", script), tty=tty)
     async with deployed(machine, node_id, container(FOREVER)) as (engine, workload):
         before = only(await engine.observe_one(workload))
         async with engine.exec(workload, order) as session:
             assert isinstance(first := await anext(aiter(session.output())), ExecOutput)
             assert first.data.strip() == b"ready"
-            assert lingering() >= 2
-        assert lingering() == 0
+            assert lingering(word) >= 2
+        assert lingering(word) == 0
         assert only(await engine.observe_one(workload)).start_time == before.start_time
 
 
 async def test_a_command_that_is_cancelled_while_it_begins_does_not_stay(machine: PodmanMachine, node_id: str) -> None:
     """Wherever the cancellation falls."""
-    order = ExecOrder(command=("sh", "-c", LINGERS))
+    script, word = lingers()
+    order = ExecOrder(command=("sh", "-c", script))
     async with deployed(machine, node_id, container(FOREVER)) as (engine, workload):
         for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
             task = asyncio.create_task(run(engine, workload, order))
             await asyncio.sleep(delay)
             task.cancel()
             await asyncio.wait([task])
-            assert lingering() == 0, delay
+            assert lingering(word) == 0, delay
 
 
 async def test_a_command_that_cannot_be_executed_says_so(machine: PodmanMachine, node_id: str) -> None:
