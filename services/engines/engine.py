@@ -147,8 +147,8 @@ class Engine(ABC):
     async def prepare(self, spec: Spec) -> None:
         """Make sure that what `create` needs from outside (images) is there, and touch nothing else.
 
-        Called before a workload that runs is destroyed to make room for `spec`: what fails here costs nothing. Raises as
-        `create`; the default has nothing to prepare.
+        Called before a workload that runs is destroyed to make room for `spec`: what fails here costs nothing. Raises
+        like `create`; the default has nothing to prepare.
         """
         return
 

@@ -250,7 +250,13 @@ async def test_reflection_lists_and_describes_in_both_versions(tmp_path: Path) -
                 "grpc.reflection.v1.ServerReflection",
                 "grpc.reflection.v1alpha.ServerReflection",
             }
-            for symbol in (ENGINE, "grpc.reflection.v1.ServerReflection", "grpc.health.v1.Health", "google.rpc.ErrorInfo", "google.rpc.BadRequest"):
+            for symbol in (
+                ENGINE,
+                "grpc.reflection.v1.ServerReflection",
+                "grpc.health.v1.Health",
+                "google.rpc.ErrorInfo",
+                "google.rpc.BadRequest",
+            ):
                 await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
                 files = (await call.read()).file_descriptor_response.file_descriptor_proto
                 packages = {FileDescriptorProto.FromString(file).package for file in files}
