@@ -1043,7 +1043,7 @@ class LogEntry(_message.Message):
     cursor: _builtins.str
     """opaque; resumes after this entry"""
     dropped_lines: _builtins.int
-    """lines lost before this one because the reader was too slow"""
+    """at least so many lines before this one are lost: a slow reader, or a log cut at its limit"""
     @_builtins.property
     def log_time(self) -> _timestamp_pb2.Timestamp:
         """as the backend wrote it"""
