@@ -11,7 +11,7 @@ from beemesh.type.v1 import types_pb2 as tpb
 from services.errors import InvalidArgument, NotFound, Unimplemented
 from services.manifests import Format
 from tests.conformance.conftest import Case
-from tests.conformance.test_lifecycle import SECONDS, get, ids, remove
+from tests.conformance.test_lifecycle import SECONDS, get, ids, remove, running
 from tests.harness.engines import EngineClient
 from tests.harness.errors import refusal
 
@@ -111,6 +111,7 @@ async def test_an_update_in_place_outlives_a_restart(case: Case) -> None:
         request.config.replicas = 2
         before = (await client.engine.DeployWorkload(request, timeout=SECONDS)).workload
     async with case.serve() as client:
+        await running(client, case.workload_id)  # the backend may take a moment to answer the new engine
         after = await get(client, case.workload_id)
         assert ids(after) == ids(before)
         assert after.runtime_digest == after.manifest_digest

@@ -56,7 +56,10 @@ async def test_what_is_stopped_stays_so_until_it_is_started(case: Case) -> None:
         assert (await stop(client, case.workload_id)).state == wpb.WORKLOAD_STATE_STOPPED
         assert [w.state for w in await listed(client, case.workload_id)] == [wpb.WORKLOAD_STATE_STOPPED]
     async with case.serve() as client:
-        assert (await get(client, case.workload_id)).state == wpb.WORKLOAD_STATE_STOPPED
+        async with asyncio.timeout(SECONDS):  # the backend may take a moment to answer the new engine
+            while (state := (await get(client, case.workload_id)).state) == wpb.WORKLOAD_STATE_UNKNOWN:
+                await asyncio.sleep(0.1)
+        assert state == wpb.WORKLOAD_STATE_STOPPED
         again = await client.engine.DeployWorkload(case.deploy(), timeout=SECONDS)
         assert (again.action, again.workload.state) == (tpb.CHANGE_ACTION_NONE, wpb.WORKLOAD_STATE_STOPPED)
         await asyncio.sleep(1.5)  # a poll or two: nothing repairs it
