@@ -31,7 +31,7 @@ _SOCKET_PATH_MAX = 100
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before the first, second, … restart in a row."""
 _STEADY_SECONDS = 30.0
-_START_SECONDS = 1.0
+_START_SECONDS = 3.0
 _STOP_SECONDS = 3.0
 _STDERR_LINES = 20
 _ASK_SECONDS = 1.0
@@ -105,13 +105,22 @@ class PodmanService:
         await self._tasks.__aexit__(None, None, None)
 
     async def wait_for_socket(self) -> None:
-        """Give a service of our own, just started, a moment to listen; it takes 40 ms, and no more than a second."""
+        """Give a service of our own, just started, a moment to listen; it takes 40 ms; three seconds at most."""
         if not self.is_own:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
-                while not self.socket.exists():  # noqa: ASYNC110 - a file tells nobody
+                while not await self._listens():
                     await asyncio.sleep(0.01)
+
+    async def _listens(self) -> bool:
+        """The socket's file is there a moment before somebody listens at it."""
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.socket))
+        except OSError:
+            return False
+        writer.transport.abort()
+        return True
 
     async def _keep(self, binary: str) -> None:
         failures = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,17 @@ class Keeping(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end on the machine's own loop."""
         return self.runner.run(work)
+
+    async def patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Call again while something that an earlier keeper left is being finished, as a client would."""
+        for _ in range(500):
+            try:
+                return await call()
+            except Aborted as error:
+                if error.reason != "OPERATION_IN_PROGRESS":
+                    raise
+            await asyncio.sleep(0.01)
+        return await call()
 
     @initialize()
     def start(self) -> None:
@@ -87,7 +98,7 @@ class Keeping(RuleBasedStateMachine):
         before = self.must.get(workload_id)
         order = DeployOrder(workload_id=workload_id, manifest_id="web", text=text, allow_replace=replace)
         try:
-            done = self.run(self.bench.keeper.deploy(order))
+            done = self.run(self.patiently(lambda: self.bench.keeper.deploy(order)))
         except AlreadyExists:
             assert workload_id in self.unsure or (before not in (None, text) and not replace)
         except Unavailable as error:
@@ -115,7 +126,7 @@ class Keeping(RuleBasedStateMachine):
             Verb.RESTART: lambda: power.restart(workload_id, grace_seconds=None),
         }
         try:
-            workload = self.run(calls[verb]())
+            workload = self.run(self.patiently(calls[verb]))
         except NotFound:
             assert workload_id not in self.engine.objects or workload_id not in self.must
         except (FailedPrecondition, Aborted):
