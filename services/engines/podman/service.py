@@ -110,7 +110,7 @@ class PodmanService:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
-                while not await self._listens():
+                while not await self._listens():  # noqa: ASYNC110 - a socket tells nobody
                     await asyncio.sleep(0.01)
 
     async def _listens(self) -> bool:
