@@ -11,9 +11,10 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ENGINES ?= podman
 PYTEST_ARGS ?=
+BENCH ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
-.PHONY: help setup engines tools demo image test bench check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+.PHONY: help setup engines tools demo image test bench bench-docs check gen gen-check schemas fmt lint format-check types proto-lint imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +40,11 @@ image: $(READY) engines ## the image that examples/ use, from this machine's bus
 test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)
 
-bench: $(READY) engines ## compare with podman's own commands, in one interleaved run; prints the tables of docs/performance.md
-	@$(PYTHON) -m bench.podman
+bench: $(READY) engines ## measure, in 8 minutes on a machine that does nothing else; prints the tables of docs/performance.md (BENCH=chain: one)
+	@$(PYTHON) -m bench $(BENCH)
+
+bench-docs: $(READY) engines ## measure, and rewrite the tables of docs/performance.md
+	@$(PYTHON) -m bench --docs docs/performance.md $(BENCH)
 
 check: lint format-check types proto-lint gen-check imports ## everything that CI checks besides the tests
 

@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from bench import report
+
 
 def interleaved(contenders: Mapping[str, Callable[[], float]], *, rounds: int, warm: int = 1) -> dict[str, list[float]]:
     """Seconds by contender; `warm` rounds are thrown away. Each contender returns the seconds that it took."""
@@ -25,12 +27,20 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def ratios(found: Mapping[str, Sequence[float]], name: str, *, against: str) -> list[float]:
+    """What one contender took in each round, as a multiple of what the other took in the same round."""
+    return [mine / theirs for mine, theirs in zip(found[name], found[against], strict=True)]
+
+
 def table(found: Mapping[str, Sequence[float]], *, against: str) -> str:
-    """Medians in milliseconds, and each as a ratio to the contender `against`."""
-    base = statistics.median(found[against])
-    rows = ["| what | median ms | min–max ms | ratio |", "|---|---|---|---|"]
-    for name, seconds in found.items():
-        median = statistics.median(seconds)
-        span = f"{min(seconds) * 1000:.0f}–{max(seconds) * 1000:.0f}"
-        rows.append(f"| {name} | {median * 1000:.0f} | {span} | {median / base:.2f} |")
-    return "\n".join(rows)
+    """Medians in milliseconds with their spread, and each round's ratio to the contender `against`."""
+    rows = [
+        [
+            name,
+            report.spread(seconds, scale=1000),
+            "1" if name == against else report.spread(ratios(found, name, against=against), digits=2),
+            f"{statistics.median(seconds) / statistics.median(found[against]):.2f}",
+        ]
+        for name, seconds in found.items()
+    ]
+    return report.table(["what", "median ms (min–max)", "ratio by round", "ratio of medians"], rows)

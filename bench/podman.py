@@ -1,27 +1,22 @@
-"""A Pod on podman: our apply and removal beside podman's own commands.
-
-Run by `make bench`: starts a node of its own, needs podman and nothing else on the machine to be busy.
-"""
+"""A Pod on podman: our apply and removal beside podman's own commands."""
 
 from __future__ import annotations
 
-import argparse
 import os
+import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
-from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.type.v1.types_pb2 import Manifest
 from google.protobuf.duration_pb2 import Duration
 
-from bench.measure import interleaved, table, timed
+from bench.measure import interleaved, ratios, table, timed
+from bench.nodes import node
+from bench.report import Effort, Report, verdict
 from scripts.client import Client
-from scripts.local_node import REPOSITORY, LocalNode
+from scripts.local_node import REPOSITORY
 from scripts.make_test_image import REFERENCE, import_image
 
 POD = f"""\
@@ -37,7 +32,11 @@ spec:
     imagePullPolicy: Never
     command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done"]
 """
+APPLY_GOAL = 1.0
+OVERHEAD_GOAL = 1.0
 ENVIRONMENT = {**os.environ, "CONTAINERS_CONF": str(REPOSITORY / "deploy/containers.conf")}
+
+_PLAY, _APPLY = "`podman kube play`", "apply to ACTIVE"
 
 
 class Ours:
@@ -85,31 +84,28 @@ def _podman(*arguments: str) -> None:
     subprocess.run(["podman", *arguments], check=True, capture_output=True, env=ENVIRONMENT, timeout=120)
 
 
-@contextmanager
-def node() -> Iterator[Client]:
-    """A node whose podman engine can be used."""
-    with LocalNode(engines="podman") as started, Client(started.socket) as client:
-        request = registry_pb.CheckAvailableEnginesRequest(probe=True, probe_timeout=Duration(seconds=10))
-        while not client.call(client.registry.CheckAvailableEngines, request).available.get("podman"):
-            time.sleep(0.1)
-        yield client
-
-
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+def run(effort: Effort) -> Report:
+    """Play and apply in turns, each with its removal."""
+    rounds = effort.of(9, 1)
     import_image()
-    with node() as client, tempfile.TemporaryDirectory() as directory:
+    with (
+        node("podman") as local,
+        Client(local.socket) as client,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         ours, peer = Ours(client), Podman(Path(directory))
-        found = interleaved({"podman kube play": peer.play, "beemesh apply to ACTIVE": ours.apply}, rounds=rounds)
-        print("### A Pod: apply\n")
-        print(table(found, against="podman kube play"))
-        print("\n### The same Pod: removal (it ends at once on TERM: all of this is overhead)\n")
-        removals = {"podman kube down": peer.removals[1:], "beemesh delete until gone": ours.removals[1:]}
-        print(table(removals, against="podman kube down"))
+        found = interleaved({_PLAY: peer.play, _APPLY: ours.apply}, rounds=rounds)
+    removals = {"`podman kube down`": peer.removals[1:], "delete until gone": ours.removals[1:]}
+    ratio = statistics.median(ratios(found, _APPLY, against=_PLAY))
+    overhead = statistics.median(removals["delete until gone"])
+    body = f"""\
+{table(found, against=_PLAY)}
 
+Goal: apply ≤ {APPLY_GOAL} of play, by round: {verdict(ratio <= APPLY_GOAL)}.
 
-if __name__ == "__main__":
-    main()
+{table(removals, against="`podman kube down`")}
+
+The Pod ends at once on TERM, so all of its removal is overhead; goal ≤ {OVERHEAD_GOAL:.0f} s:
+{verdict(overhead <= OVERHEAD_GOAL)}.
+{rounds} rounds, in turns."""
+    return Report(body=body)
