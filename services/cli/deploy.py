@@ -93,7 +93,8 @@ async def _named(
     try:
         return await session.call(session.orchestrator.ApplyManifest, request, wait=how.wait)
     except InvalidArgument as error:
-        if error.reason != "DEPLOYMENT_ID_REQUIRED" or not _is_compose(source.text):
+        reasons = {error.reason, *(violation.reason for violation in error.violations)}
+        if "DEPLOYMENT_ID_REQUIRED" not in reasons or not _is_compose(source.text):
             raise
     request.deployment_id = compose_id(source.folder)
     return await session.call(session.orchestrator.ApplyManifest, request, wait=how.wait)

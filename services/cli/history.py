@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.type.v1.types_pb2 import ChangeAction, Manifest, PlannedChange
@@ -14,6 +15,8 @@ from services.cli.deploy import FALLBACKS
 from services.cli.session import Session
 from services.cli.sources import Source
 from services.rpc.convert import duration
+
+_PAGES_MAX = 100
 
 
 async def plan(
@@ -32,8 +35,12 @@ async def plan(
         return
     _say(f"{_action(answer.action)} on {answer.decision.selected_engine or 'no engine'}")
     if answer.changes:
-        header = ("ACTION", "TARGET", "FIELD", "OLD", "NEW", "FORCES")
-        _say(render.table(header, [_change(item) for item in answer.changes]))
+        _say(changes(answer.changes))
+
+
+def changes(items: Iterable[PlannedChange]) -> str:
+    """One line each."""
+    return render.table(("ACTION", "TARGET", "FIELD", "OLD", "NEW", "FORCES"), [_change(item) for item in items])
 
 
 def _change(item: PlannedChange) -> Sequence[str]:
@@ -49,26 +56,32 @@ async def events(session: Session, name: str, *, follow: bool, output: str) -> N
     if follow:
         request = pb2.WatchDeploymentEventsRequest(name=name)
         async for answer in session.stream(session.orchestrator.WatchDeploymentEvents, request):
-            _say("  ".join(_event(answer.event)))
+            data = json.dumps(render.as_data(answer.event), ensure_ascii=False)
+            _say(data if output != "table" else "  ".join(_event(answer.event)))
             sys.stdout.flush()
         return
-    found: list[pb2.DeploymentEvent] = []
-    listing = pb2.ListDeploymentEventsRequest(name=name)
-    while True:
-        page = await session.call(session.orchestrator.ListDeploymentEvents, listing)
-        found += page.events
-        listing.page_token = page.next_page_token
-        if not page.next_page_token:
-            break
+    found = await kept(session, name)
     if output != "table":
         _say(render.formatted({"events": [render.as_data(item) for item in found]}, output))
     else:
         _say(render.table(("TIME", "REASON", "MESSAGE"), [_event(item) for item in found]))
 
 
+async def kept(session: Session, name: str) -> list[pb2.DeploymentEvent]:
+    """The kept events of a deployment, oldest first."""
+    found: list[pb2.DeploymentEvent] = []
+    request = pb2.ListDeploymentEventsRequest(name=name)
+    for _ in range(_PAGES_MAX):
+        page = await session.call(session.orchestrator.ListDeploymentEvents, request)
+        found += page.events
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    return found
+
+
 def _event(item: pb2.DeploymentEvent) -> Sequence[str]:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(item.event_time.seconds))
-    return stamp, item.reason, item.message
+    return render.moment(item.event_time), item.reason, item.message
 
 
 async def revisions(session: Session, name: str, *, output: str) -> None:

@@ -1,13 +1,14 @@
-"""Messages as text for people: aligned tables, descriptions, JSON and YAML. Pure."""
+"""Messages as text for people: aligned tables, JSON and YAML. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from beemesh.engine.v1.engine_service_pb2 import EngineHealthState
-from beemesh.engine.v1.workload_pb2 import Component, PortProtocol, Workload, WorkloadState
+from beemesh.engine.v1.workload_pb2 import Component
 from beemesh.orchestrator.v1.orchestrator_service_pb2 import (
     Deployment,
     DeploymentState,
@@ -22,12 +23,15 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.cli.components import components
+
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, two spaces apart; an empty cell is a dash."""
-    lines = [list(header), *([cell or "-" for cell in row] for row in rows)]
+    """Columns as wide as their widest cell, two spaces apart; an empty cell is a dash, a line break a space."""
+    lines = [list(header), *([" ".join(cell.splitlines()) or "-" for cell in row] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
@@ -63,21 +67,31 @@ def age(stamp: Timestamp, now: float) -> str:
     return f"{seconds}s"
 
 
+def moment(stamp: Timestamp) -> str:
+    """UTC, to the second; empty when unset."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp.seconds)) if stamp.seconds else ""
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that suits: 512 B, 3.4 MiB, 12 GiB."""
+    unit = next((index for index in (4, 3, 2, 1) if abs(count) >= 1 << 10 * index), 0)
+    amount = count / (1 << 10 * unit)
+    return f"{amount:.1f}".removesuffix(".0") + f" {_SIZES[unit]}" if amount < 100 else f"{amount:.0f} {_SIZES[unit]}"
+
+
 def deployments(items: Iterable[Deployment], now: float) -> str:
     """One line each."""
-    header = ("NAME", "STATE", "ENGINE", "REVISION", "READY", "AGE")
-    rows = [
-        (
-            item.deployment_id,
-            state(item),
-            engines_of(item),
-            str(item.revision),
-            _ready(item),
-            age(item.create_time, now),
-        )
-        for item in items
-    ]
+    header = ("NAME", "STATE", "ENGINE", "READY", "RESTARTS", "REVISION", "AGE")
+    rows = [(item.deployment_id, *standing(item), str(item.revision), age(item.create_time, now)) for item in items]
     return table(header, rows)
+
+
+def standing(item: Deployment) -> tuple[str, str, str, str]:
+    """State, engine, how many components are ready of how many, and their restarts; init containers do not count."""
+    parts = [part for part in components(item) if part.role != Component.ROLE_INIT]
+    ready = f"{sum(part.ready for part in parts)}/{len(parts)}" if parts else ""
+    restarts = str(sum(part.restart_count for part in parts)) if parts else ""
+    return state(item), engines_of(item), ready, restarts
 
 
 def state(item: Deployment) -> str:
@@ -88,42 +102,6 @@ def state(item: Deployment) -> str:
 def engines_of(item: Deployment) -> str:
     """The engines that run it, or the one chosen."""
     return ",".join(sorted({instance.engine_id for instance in item.instances})) or item.decision.selected_engine
-
-
-def _ready(item: Deployment) -> str:
-    parts = [part for part in components(item) if part.role != Component.ROLE_INIT]
-    return f"{sum(part.ready for part in parts)}/{len(parts)}" if parts else ""
-
-
-def components(item: Deployment) -> list[Component]:
-    """Everything that runs for it, over all its nodes."""
-    return [part for instance in item.instances for part in instance.workload.components]
-
-
-def describe(item: Deployment, now: float) -> str:
-    """All that one would ask about a deployment, in sections."""
-    facts = {
-        "Name": item.deployment_id,
-        "State": f"{state(item)}{': ' + item.state_message if item.state_message else ''}",
-        "Engine": engines_of(item),
-        "Revision": f"{item.revision} (generation {item.generation})",
-        "Format": ManifestFormat.Name(item.format).removeprefix("MANIFEST_FORMAT_"),
-        "Digest": item.canonical_digest,
-        "Announced": "yes" if item.announced else "no",
-        "Created": _stamp(item.create_time, now),
-        "Updated": _stamp(item.update_time, now),
-        "Requested": _room(item),
-        "Error": f"{item.error.reason}: {item.error.message}" if item.HasField("error") else "",
-    }
-    sections = [_facts(facts)]
-    if item.annotations:
-        sections.append("Annotations:\n" + _indented(_facts(dict(sorted(item.annotations.items())))))
-    sections += [_instance(instance.node_id, instance.workload, now) for instance in item.instances]
-    if item.decision.candidates:
-        sections.append("Engine choice:\n" + _indented(decision(item.decision)))
-    if item.attempts:
-        sections.append("Attempts:\n" + _indented(_attempts(item, now)))
-    return "\n\n".join(sections)
 
 
 def decision(item: EngineDecision) -> str:
@@ -177,70 +155,6 @@ def providers(items: Iterable[Provider], now: float) -> str:
         for item in items
     ]
     return table(header, rows)
-
-
-def _instance(node: str, workload: Workload, now: float) -> str:
-    rows = [
-        (
-            part.display_name,
-            WorkloadState.Name(part.state).removeprefix("WORKLOAD_STATE_"),
-            "" if part.role == Component.ROLE_INIT else "yes" if part.ready else "no",
-            str(part.replica),
-            str(part.restart_count),
-            _exit(part, now),
-            age(part.start_time, now),
-            part.image,
-            ": ".join(said for said in (part.reason, part.message) if said),
-        )
-        for part in workload.components
-    ]
-    header = ("COMPONENT", "STATE", "READY", "REPLICA", "RESTARTS", "LAST EXIT", "AGE", "IMAGE", "MESSAGE")
-    lines = [f"Workload {workload.workload_id} on node {node}:", _indented(table(header, rows))]
-    for port in workload.ports:
-        protocol = PortProtocol.Name(port.protocol).removeprefix("PORT_PROTOCOL_").lower()
-        lines.append(f"  port {port.host_ip or '*'}:{port.host_port} -> {port.container_port}/{protocol}")
-    return "\n".join(lines)
-
-
-def _exit(part: Component, now: float) -> str:
-    """How its last run that ended did: `137 OOMKilled 5m`."""
-    if not (part.HasField("exit_status") or part.HasField("last_exit")):
-        return ""
-    status = part.exit_status if part.HasField("exit_status") else part.last_exit
-    return " ".join(word for word in (str(status.exit_code), status.reason, age(status.finish_time, now)) if word)
-
-
-def _attempts(item: Deployment, now: float) -> str:
-    rows = [
-        (
-            attempt.engine_id,
-            attempt.workload_id,
-            age(attempt.start_time, now),
-            f"{attempt.error.reason}: {attempt.error.message}" if attempt.HasField("error") else "ok",
-        )
-        for attempt in item.attempts
-    ]
-    return table(("ENGINE", "WORKLOAD", "AGE", "OUTCOME"), rows)
-
-
-def _room(item: Deployment) -> str:
-    room = item.requested
-    cpu = f"{room.cpu_cores:g} cpu" if room.HasField("cpu_cores") else ""
-    memory = f"{room.memory_bytes / 2**20:.0f} MiB memory" if room.HasField("memory_bytes") else ""
-    return ", ".join(part for part in (cpu, memory) if part)
-
-
-def _stamp(stamp: Timestamp, now: float) -> str:
-    return f"{stamp.ToJsonString()} ({age(stamp, now)} ago)" if stamp.seconds else ""
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    width = max(len(key) for key in facts) + 1
-    return "\n".join(f"{key + ':':<{width}} {value}" for key, value in facts.items() if value)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def formatted(data: Any, output: str) -> str:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from beemesh.engine.v1.engine_service_pb2 import LogEntry
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from beemesh.provider.v1 import provider_service_pb2 as provider_pb2
 from beemesh.registry.v1 import registry_service_pb2 as registry_pb2
 
-from services.cli import render
+from services.cli import description, history, render
 from services.cli.session import Session
 from services.rpc.convert import duration
 
@@ -53,25 +52,7 @@ async def _all(session: Session) -> list[orchestrator_pb2.Deployment]:
 async def describe(session: Session, name: str) -> None:
     """Print all there is to say about a deployment."""
     answer = await session.call(session.orchestrator.GetDeployment, orchestrator_pb2.GetDeploymentRequest(name=name))
-    _say(render.describe(answer.deployment, time.time()))
-
-
-async def logs(session: Session, name: str, *, component: str, follow: bool, tail: int | None) -> None:
-    """Print log lines; where several components write, each line says whose it is."""
-    answer = await session.call(session.orchestrator.GetDeployment, orchestrator_pb2.GetDeploymentRequest(name=name))
-    names = {part.component_id: part.display_name for part in render.components(answer.deployment)}
-    request = orchestrator_pb2.StreamDeploymentLogsRequest(
-        name=name, follow=follow, tail_lines=tail, component_id=component
-    )
-    marked = len(names) > 1 and not component
-    async for response in session.stream(session.orchestrator.StreamDeploymentLogs, request):
-        sys.stdout.writelines(_line(entry, names if marked else {}) for entry in response.entries)
-        sys.stdout.flush()
-
-
-def _line(entry: LogEntry, names: dict[str, str]) -> str:
-    whose = f"{names.get(entry.component_id, entry.component_id[:12])} | " if names else ""
-    return f"{whose}{entry.text}" + ("" if entry.partial else "\n")
+    _say(description.describe(answer.deployment, await history.kept(session, name), time.time()))
 
 
 async def engines(session: Session, *, probe: bool, output: str) -> None:

@@ -9,9 +9,11 @@ import yaml
 from beemesh.engine.v1.workload_pb2 import Component, ExitStatus, Workload, WorkloadState
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.registry.v1.registry_service_pb2 import Engine
+from beemesh.type.v1.types_pb2 import Condition
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.cli import render
+from services.cli.description import describe
 
 NOW = 1_000_000.0
 
@@ -82,24 +84,71 @@ def test_an_unset_time_has_no_age() -> None:
 
 
 def test_a_list_has_one_line_per_deployment() -> None:
-    """State, engine, revision, what is ready, and the age stand on one line; init containers do not count."""
+    """State, what is ready, restarts, revision and age stand on one line; init containers do not count."""
     header, line = render.deployments([deployment()], NOW).splitlines()
-    assert header.split() == ["NAME", "STATE", "ENGINE", "REVISION", "READY", "AGE"]
-    assert line.split() == ["web", "ACTIVE", "podman", "3", "1/1", "2h5m"]
+    assert header.split() == ["NAME", "STATE", "ENGINE", "READY", "RESTARTS", "REVISION", "AGE"]
+    assert line.split() == ["web", "ACTIVE", "podman", "1/1", "2", "3", "2h5m"]
 
 
 def test_a_description_has_what_one_would_ask() -> None:
     """Components, ports and the reasons of the engine's choice are told."""
-    text = render.describe(deployment(), NOW)
-    for part in ("beemesh-web-1234", "prepare", "port 127.0.0.1:8080 -> 80/tcp", "REJECTED", "UNHEALTHY", "gone"):
+    text = describe(deployment(), [], NOW)
+    for part in ("beemesh-web-1234", "prepare", "Ports: 127.0.0.1:8080 -> 80/tcp", "REJECTED", "UNHEALTHY", "gone"):
         assert part in text
 
 
 def test_a_description_tells_readiness_restarts_and_the_last_exit() -> None:
     """Each component tells whether it is ready, how often it was restarted, and how its last run ended."""
-    lines = [line.split() for line in render.describe(deployment(), NOW).splitlines()]
-    assert ["web", "RUNNING", "yes", "0", "2", "137", "OOMKilled", "5m"] in [words[:8] for words in lines]
-    assert ["prepare", "SUCCEEDED", "-", "0", "0", "-"] in [words[:6] for words in lines]
+    lines = [line.split() for line in describe(deployment(), [], NOW).splitlines()]
+    assert ["web", "RUNNING", "yes", "2", "137", "OOMKilled", "5m", "ago"] in [words[:8] for words in lines]
+    assert ["prepare", "SUCCEEDED", "-", "0", "-"] in [words[:5] for words in lines]
+
+
+def test_replicas_are_told_apart() -> None:
+    """Where a component is there several times its replica stands behind its name; a single one has its bare name."""
+    item = deployment()
+    again = item.instances[0].workload.components.add(component_id="c2", display_name="web", replica=1)
+    again.image = "i"
+    first = [line.split()[0] for line in describe(item, [], NOW).splitlines() if line.startswith("  ")]
+    assert first[:4] == ["COMPONENT", "prepare", "web/0", "web/1"]
+
+
+def test_a_description_tells_the_last_events() -> None:
+    """The last ten events are told with their age, and where the others are."""
+    events = [
+        pb2.DeploymentEvent(reason=f"E{number}", message="so", event_time=Timestamp(seconds=int(NOW) - 60))
+        for number in range(12)
+    ]
+    text = describe(deployment(), events, NOW)
+    assert "Events (the last 10; all: beectl events web):" in text
+    assert [line.split() for line in text.splitlines() if " E" in line and "so" in line] == [
+        ["1m", f"E{number}", "so"] for number in range(2, 12)
+    ]
+
+
+def test_only_conditions_that_do_not_hold_are_told() -> None:
+    """What is as it should be is not worth a line; what is not says why."""
+    item = deployment()
+    conditions = item.instances[0].workload.conditions
+    conditions.add(type="Ready", status=Condition.STATUS_TRUE)
+    conditions.add(type="BackendReachable", status=Condition.STATUS_FALSE, reason="Frozen", message="no answer")
+    text = describe(item, [], NOW)
+    assert "Conditions: BackendReachable FALSE (Frozen: no answer)" in text
+    assert "Ready TRUE" not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "0 B"), (512, "512 B"), (1024, "1 KiB"), (3_565_158, "3.4 MiB"), (150 << 20, "150 MiB"), (12 << 30, "12 GiB")],
+)
+def test_a_size_is_short(count: int, expected: str) -> None:
+    """Bytes are told in the unit that suits them."""
+    assert render.size(count) == expected
+
+
+def test_a_table_stays_a_table() -> None:
+    """A message of several lines is told on one."""
+    assert render.table(("A",), [("one\ntwo",)]).splitlines() == ["A", "one two"]
 
 
 def test_the_default_engine_has_a_star() -> None:
