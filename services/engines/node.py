@@ -8,7 +8,8 @@ from pathlib import Path
 from beemesh.provider.v1 import provider_service_pb2 as pb
 from beemesh.provider.v1 import provider_service_pb2_grpc as pb_grpc
 
-from services.engines.records import write_atomically
+from services.data_dir import faults
+from services.data_dir.files import write_atomically
 from services.errors import BeemeshError, FailedPrecondition
 from services.identity import check_node_id
 from services.rpc.client import connect
@@ -46,7 +47,10 @@ class NodeIdentity:
         if not self._configured and not self._provider:
             raise FailedPrecondition("the node's id is not known: set provider or node_id", reason="NODE_ID_UNKNOWN")
         node_id = self._configured or await self._ask()
-        write_atomically(self._cache, node_id.encode())
+        try:
+            write_atomically(self._cache, node_id.encode())
+        except OSError as error:
+            raise faults.at_start(error, self._cache) from error
         return node_id
 
     async def verify(self) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,15 +11,16 @@ from pathlib import Path
 
 import msgspec
 
+from services.data_dir import faults
+from services.data_dir.files import sync_directory, write_atomically
 from services.engines.engine import Config
-from services.errors import BeemeshError, DataLoss, Internal, ResourceExhausted
+from services.errors import BeemeshError, DataLoss, FailedPrecondition, Internal, Unavailable
 from services.identity import Ownership, hash_label
 from services.manifests import Format
 from services.telemetry import Log
 
 _SUFFIX = ".json"
 _WRITERS = 4
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 log = Log(__name__)
 
@@ -49,6 +48,11 @@ class Phase(StrEnum):
     def is_made(self) -> bool:
         """Whether the backend must have something of it, unless it is scaled to zero."""
         return self not in (Phase.DEPLOYING, Phase.REMOVING)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether what has ended of it may be started again."""
+        return self not in (Phase.STOPPING, Phase.STOPPED, Phase.REMOVING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,32 +123,6 @@ class Record:
         )
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace `path` (0600) as a whole; it is on disk on return, or, not `durable`, outlives this process. OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class Records:
     """All records, in memory and on disk; the caller serializes the changes of one workload.
 
@@ -157,6 +135,7 @@ class Records:
         self._write = write
         self._known: dict[str, Record] = {}
         self._unreadable: dict[str, str] = {}
+        self._is_loaded = False
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="records")
 
     def load(self) -> None:
@@ -171,6 +150,7 @@ class Records:
                 log.error("record_unreadable", file=path, why=error)
         for leftover in self._directory.glob(f".*{_SUFFIX}.tmp"):
             leftover.unlink(missing_ok=True)
+        self._is_loaded = True
 
     def close(self) -> None:
         """Wait for the writes under way."""
@@ -196,12 +176,22 @@ class Records:
             )
         return self._known.get(workload_id)
 
+    def may_run(self, workload_id: str) -> bool:
+        """Whether it may be started by itself: not what was stopped or is to go, nor what may be so for all we know."""
+        if not self._is_loaded or workload_id in self._unreadable:
+            return False
+        record = self._known.get(workload_id)
+        return record is None or record.phase.may_run
+
     def all(self) -> list[Record]:
         """Every readable record."""
         return list(self._known.values())
 
     async def write(self, record: Record) -> None:
-        """Make it durable, then known; raises ResourceExhausted(DISK_FULL), DataLoss, Internal(RECORD_NOT_WRITTEN)."""
+        """Make it durable, then known.
+
+        Raises ResourceExhausted(DISK_FULL), Unavailable(DATA_DIR_READ_ONLY), DataLoss, Internal(RECORD_NOT_WRITTEN).
+        """
         self.get(record.workload_id)
         path, data = self._path(record.workload_id), msgspec.json.encode(record)
         try:
@@ -234,14 +224,11 @@ def _decode(path: Path, workload_id: str) -> Record:
 
 def _delete(path: Path) -> None:
     path.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _not_written(path: Path, error: OSError) -> BeemeshError:
-    if error.errno in _NO_ROOM:
-        return ResourceExhausted(
-            f"no room for {path}: {error.strerror}; free space on that disk",
-            reason="DISK_FULL",
-            metadata={"file": str(path)},
-        )
-    return Internal(f"cannot write {path}: {error}", reason="RECORD_NOT_WRITTEN", metadata={"file": str(path)})
+    found = faults.of_file(error, path)
+    if isinstance(found, FailedPrecondition):  # of the machine, not of the request: who asked may ask again
+        return Unavailable(found.message, reason=found.reason, metadata=found.metadata, retry_after=5.0)
+    return found or Internal(f"cannot write {path}: {error}", reason="RECORD_NOT_WRITTEN", metadata={"path": str(path)})

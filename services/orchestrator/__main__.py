@@ -19,7 +19,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services import settings as sources
 from services import telemetry
-from services.data_dir import claimed
+from services.data_dir import claimed, faults
+from services.data_dir.files import write_atomically
 from services.errors import FailedPrecondition
 from services.identity import check_node_id
 from services.manifests import digest
@@ -153,7 +154,10 @@ async def _node_id(cache: Path, providers: GrpcProviders) -> str:
     if known:
         return check_node_id(known)
     node_id = check_node_id(await providers.node_id())
-    await asyncio.to_thread(cache.write_text, node_id + "\n")
+    try:
+        await asyncio.to_thread(write_atomically, cache, f"{node_id}\n".encode())
+    except OSError as error:
+        raise faults.at_start(error, cache) from error
     return node_id
 
 

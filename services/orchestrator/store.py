@@ -18,25 +18,30 @@ from typing import Any, Self
 
 import msgspec
 
-from services.errors import BeemeshError, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from services.data_dir import database, faults
+from services.data_dir.database import Schema
+from services.errors import BeemeshError, DataLoss
 from services.orchestrator.model import Deployment, Revision, State, Step, Wish
 
-SCHEMA_VERSION = 1
 _GROUP_MAX = 256
 
-_MIGRATIONS: Sequence[str] = (
-    # 0 → 1
-    """
-    CREATE TABLE deployments (deployment_id TEXT PRIMARY KEY, gone INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-    CREATE TABLE revisions (deployment_id TEXT NOT NULL, revision INTEGER NOT NULL, outcome INTEGER NOT NULL,
-                            engine TEXT NOT NULL, time REAL NOT NULL, wish BLOB NOT NULL,
-                            PRIMARY KEY (deployment_id, revision)) STRICT, WITHOUT ROWID;
-    CREATE TABLE announcements (deployment_id TEXT PRIMARY KEY, wanted INTEGER NOT NULL, done INTEGER NOT NULL) STRICT;
-    CREATE TABLE requests (request_id TEXT PRIMARY KEY, deployment_id TEXT NOT NULL, digest TEXT NOT NULL,
-                           time REAL NOT NULL) STRICT;
-    CREATE TABLE events (sequence INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, body BLOB NOT NULL) STRICT;
-    CREATE INDEX events_of ON events (deployment_id, sequence);
-    """,
+SCHEMA = Schema(
+    without="the node then begins without deployments, and lists what runs as orphans that can be adopted",
+    migrations=(
+        # 0 → 1
+        """
+        CREATE TABLE deployments (deployment_id TEXT PRIMARY KEY, gone INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+        CREATE TABLE revisions (deployment_id TEXT NOT NULL, revision INTEGER NOT NULL, outcome INTEGER NOT NULL,
+                                engine TEXT NOT NULL, time REAL NOT NULL, wish BLOB NOT NULL,
+                                PRIMARY KEY (deployment_id, revision)) STRICT, WITHOUT ROWID;
+        CREATE TABLE announcements (deployment_id TEXT PRIMARY KEY, wanted INTEGER NOT NULL,
+                                    done INTEGER NOT NULL) STRICT;
+        CREATE TABLE requests (request_id TEXT PRIMARY KEY, deployment_id TEXT NOT NULL, digest TEXT NOT NULL,
+                               time REAL NOT NULL) STRICT;
+        CREATE TABLE events (sequence INTEGER PRIMARY KEY, deployment_id TEXT NOT NULL, body BLOB NOT NULL) STRICT;
+        CREATE INDEX events_of ON events (deployment_id, sequence);
+        """,
+    ),
 )
 
 
@@ -122,10 +127,10 @@ def put_event(sequence: int, deployment_id: str, body: bytes, *, keep: int) -> l
 def put_request(item: Request, *, keep: int = 10_000) -> list[Statement]:
     """Remember a request_id; the oldest beyond `keep` are forgotten."""
     values = (item.request_id, item.deployment_id, item.digest, item.time)
-    surplus = "SELECT request_id FROM requests ORDER BY time DESC LIMIT -1 OFFSET ?"
+    oldest = "SELECT rowid FROM requests ORDER BY rowid DESC LIMIT 1 OFFSET ?"  # as they came: a wall clock may jump
     return [
         ("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", values),
-        (f"DELETE FROM requests WHERE request_id IN ({surplus})", (keep,)),  # noqa: S608 - both are constants
+        (f"DELETE FROM requests WHERE rowid <= ({oldest})", (keep,)),  # noqa: S608 - both are constants
     ]
 
 
@@ -135,14 +140,13 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._opened: sqlite3.Connection | None = None
+        self._inode = 0
         self._queue: queue.SimpleQueue[tuple[list[Statement], asyncio.Future[None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def __aenter__(self) -> Self:
-        try:
-            self._opened = _open(self._path)
-        except sqlite3.Error as error:
-            raise _translate(error, self._path) from error
+        self._opened = await asyncio.to_thread(database.open_database, self._path, SCHEMA)
+        self._inode = self._path.stat().st_ino
         self._thread = threading.Thread(
             target=self._write, args=(asyncio.get_running_loop(),), name="store", daemon=True
         )
@@ -212,7 +216,11 @@ class Store:
         return [row[0] for row in self._read(query, (deployment_id, after))]
 
     async def commit(self, *statements: Statement) -> None:
-        """Make these durable, all or none; raises ResourceExhausted (disk full), FailedPrecondition, DataLoss."""
+        """Make these durable, all or none.
+
+        Raises ResourceExhausted(DISK_FULL), FailedPrecondition(DATA_DIR_READ_ONLY), DataLoss (DATABASE_CORRUPT,
+        DATABASE_GONE), Unavailable.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put((list(statements), done))
         await asyncio.shield(done)
@@ -220,10 +228,10 @@ class Store:
     def _read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """On a connection of its own: the writer's transactions are not seen before they are committed."""
         try:
-            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=5.0)) as reader:
+            with contextlib.closing(database.connect(self._path)) as reader:
                 return reader.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
-            raise _translate(error, self._path) from error
+            raise self._meant(error) from error
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         while (first := self._queue.get()) is not None:
@@ -249,6 +257,8 @@ class Store:
             loop.call_soon_threadsafe(_finish, done, alone)
 
     def _transact(self, statements: Sequence[Statement]) -> BeemeshError | None:
+        if gone := self._gone():
+            return gone
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for sql, parameters in statements:
@@ -257,8 +267,25 @@ class Store:
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            return _translate(error, self._path)
+            return self._meant(error)
         return None
+
+    def _meant(self, error: sqlite3.Error) -> BeemeshError:
+        return self._gone() or faults.of_database(error, self._path, without=SCHEMA.without)
+
+    def _gone(self) -> DataLoss | None:
+        """Whether the file is another one than was opened: SQLite would write on into what nobody finds any more."""
+        try:
+            if self._path.stat().st_ino == self._inode:
+                return None
+        except OSError:  # it is not there
+            pass
+        return DataLoss(
+            f"{self._path} was removed or replaced while it was in use, and nothing is written any more: put it back "
+            "and restart the orchestrator, or restart it without: it then lists what runs as orphans",
+            reason="DATABASE_GONE",
+            metadata={"path": str(self._path)},
+        )
 
 
 def _finish(done: asyncio.Future[None], error: BeemeshError | None) -> None:
@@ -268,33 +295,3 @@ def _finish(done: asyncio.Future[None], error: BeemeshError | None) -> None:
         done.set_result(None)
     else:
         done.set_exception(error)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    path.chmod(0o600)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        connection.close()
-        raise FailedPrecondition(
-            f"{path} has schema version {version}; this release knows up to {SCHEMA_VERSION}: use the newer release",
-            reason="SCHEMA_TOO_NEW",
-            metadata={"schema": str(version), "known": str(SCHEMA_VERSION)},
-        )
-    for number in range(version, SCHEMA_VERSION):
-        connection.executescript(f"BEGIN; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
-    return connection
-
-
-def _translate(error: sqlite3.Error, path: Path) -> BeemeshError:
-    text = str(error)
-    where = {"path": str(path)}
-    if "full" in text:
-        return ResourceExhausted(f"{path}: the disk is full", reason="DISK_FULL", metadata=where, retry_after=5.0)
-    if "readonly" in text or "read-only" in text or "unable to open" in text:
-        return FailedPrecondition(f"{path} cannot be written: {text}", reason="DATA_DIR_READ_ONLY", metadata=where)
-    if "malformed" in text or "not a database" in text:
-        return DataLoss(f"{path} is damaged: {text}; restore a backup", reason="DATABASE_CORRUPT", metadata=where)
-    return Unavailable(f"{path}: {text}", reason="STORE_ERROR", metadata=where, retry_after=1.0)

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.errors import BeemeshError, DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from services.data_dir import database, faults
+from services.data_dir.database import Schema
+from services.errors import BeemeshError, FailedPrecondition, ResourceExhausted
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE records (
   key BLOB NOT NULL,
@@ -28,6 +28,8 @@ CREATE TABLE records (
   PRIMARY KEY (key, provider)
 ) WITHOUT ROWID;
 """
+SCHEMA = Schema(migrations=(_TABLES,), without="announcements are then made anew")
+
 _UPSERT = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM records WHERE key = ? AND provider = ?"
 _LAST_SEQ = "INSERT OR REPLACE INTO facts VALUES ('last_seq', ?)"
@@ -80,22 +82,8 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Open or create; raises FailedPrecondition (SCHEMA_TOO_NEW) and DataLoss (JOURNAL_DAMAGED)."""
-        try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            try:
-                _prepare(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite3.Error as error:
-            raise DataLoss(
-                f"{path} cannot be used: {error}; restore it, or move it away: announcements are then made anew",
-                reason="JOURNAL_DAMAGED",
-                metadata={"path": str(path)},
-            ) from error
-        path.chmod(0o600)
-        return cls(connection, path=path)
+        """Open or create; raises what `open_database` does."""
+        return cls(database.open_database(path, SCHEMA), path=path)
 
     def node_id(self) -> str:
         """The node whose records these are; "" for a new one."""
@@ -111,7 +99,11 @@ class Journal:
                 reason="IDENTITY_MISMATCH",
                 metadata={"path": str(self._path), "expected": known, "found": node_id},
             )
-        self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('node_id', ?)", (node_id,))
+        if not known:
+            try:
+                self._connection.execute("INSERT OR REPLACE INTO facts VALUES ('node_id', ?)", (node_id,))
+            except sqlite3.Error as error:
+                raise self._meant(error) from error
 
     def last_seq(self) -> int:
         """The greatest sequence ever used; 0 for none."""
@@ -138,8 +130,8 @@ class Journal:
     async def commit(self, write: Write, *, then: Callable[[bool], None] = lambda _durable: None) -> None:
         """Make `write` durable and call `then(whether it is)`; both happen even if the caller goes away.
 
-        Commits end in the order in which they began. Raises ResourceExhausted (DISK_FULL, JOURNAL_BUSY) and
-        Unavailable (JOURNAL_FAILED).
+        Commits end in the order in which they began. Raises ResourceExhausted (DISK_FULL, JOURNAL_BUSY),
+        FailedPrecondition(DATA_DIR_READ_ONLY), DataLoss(DATABASE_CORRUPT), Unavailable(STORE_ERROR).
         """
         if len(self._pending) >= _PENDING_MAX:
             then(False)
@@ -176,7 +168,7 @@ class Journal:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, self._write, [item.write for item in batch])
         except sqlite3.Error as error:
-            failure = _failure(error, self._path)
+            failure = self._meant(error)
         for item in batch:
             item.then(failure is None)
             if item.done.done():
@@ -200,24 +192,12 @@ class Journal:
                 self._connection.execute("ROLLBACK")
             raise
 
+    def _meant(self, error: sqlite3.Error) -> BeemeshError:
+        return faults.of_database(error, self._path, without=SCHEMA.without)
+
     def _fact(self, name: str) -> str:
         found = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(found[0]) if found else ""
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA busy_timeout = 2000")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise FailedPrecondition(
-            f"{path} has schema {version}, this program knows up to {SCHEMA_VERSION}; start the newer program",
-            reason="SCHEMA_TOO_NEW",
-            metadata={"path": str(path), "found": str(version), "known": str(SCHEMA_VERSION)},
-        )
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _values(row: Row) -> tuple[object, ...]:
@@ -232,9 +212,3 @@ def _values(row: Row) -> tuple[object, ...]:
         row.request_id,
         row.request_digest,
     )
-
-
-def _failure(error: sqlite3.Error, path: Path) -> BeemeshError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return ResourceExhausted(f"the disk of {path} is full", reason="DISK_FULL", metadata={"path": str(path)})
-    return Unavailable(f"{path}: {error}", reason="JOURNAL_FAILED", metadata={"path": str(path)}, retry_after=1.0)

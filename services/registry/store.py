@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
+from services.data_dir import faults
+from services.data_dir.files import write_atomically
 from services.errors import DataLoss, Unavailable
 from services.registry.directory import Choices
 
@@ -32,29 +32,16 @@ class ChoicesFile:
             ) from error
 
     def save(self, choices: Choices) -> None:
-        """Durably replace the file; raises Unavailable (CHOICES_NOT_SAVED), and then the old one still stands."""
+        """Durably replace the file; if it fails the old one still stands.
+
+        Raises ResourceExhausted(DISK_FULL), FailedPrecondition(DATA_DIR_READ_ONLY), Unavailable(CHOICES_NOT_SAVED).
+        """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._replace(msgspec.json.format(msgspec.json.encode(choices)) + b"\n")
+            write_atomically(self._path, msgspec.json.format(msgspec.json.encode(choices)) + b"\n")
         except OSError as error:
-            raise Unavailable(
+            raise faults.of_file(error, self._path) or Unavailable(
                 f"cannot save the choice to {self._path}: {error.strerror}; nothing was changed",
                 reason="CHOICES_NOT_SAVED",
                 metadata={"path": str(self._path)},
             ) from error
-
-    def _replace(self, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}.", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(self._path)
-            except OSError:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

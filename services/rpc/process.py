@@ -13,11 +13,13 @@ import uvloop
 from services.errors import BeemeshError, Code
 
 EX_CONFIG = 78
-"""The exit code (of sysexits.h) for settings that cannot work: a supervisor need not try again."""
+"""The exit code (of sysexits.h) for what only an operator can mend, settings or data: trying again cannot help."""
+
+_MENDED_BY_HAND = (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.DATA_LOSS)
 
 
 def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run `main(stop)` to its end; a domain error at start is one line on stderr and exit code 1."""
+    """Run `main(stop)` to its end; a domain error at start is one line on stderr and exit code 1, or 78."""
 
     async def body() -> None:
         stop = asyncio.Event()
@@ -40,7 +42,7 @@ def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 def _end(program: str, error: BeemeshError) -> NoReturn:
     """One line, and an exit code that says whether starting it again as it is could help."""
     sys.stderr.write(f"{program}: {error.message} ({error.reason})\n")
-    sys.exit(EX_CONFIG if error.code in (Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION) else 1)
+    sys.exit(EX_CONFIG if error.code in _MENDED_BY_HAND else 1)
 
 
 def _first(group: BaseExceptionGroup[BeemeshError]) -> BeemeshError:

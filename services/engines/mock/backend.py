@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.data_dir.files import write_atomically
 from services.engines.engine import (
     Component,
     ExitStatus,
@@ -22,7 +23,6 @@ from services.engines.engine import (
     Role,
     WorkloadState,
 )
-from services.engines.records import write_atomically
 from services.errors import DataLoss, NotFound
 from services.identity import Ownership, hash_label
 

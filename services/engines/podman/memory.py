@@ -1,4 +1,4 @@
-"""What must be remembered of containers over a restart of the engine: restarts, readiness, and what is to stay down.
+"""What must be remembered of containers over a restart of the engine: restarts and readiness.
 
 One file a workload, replaced atomically. All of it is in memory too; who changes it says whether it must reach the disk
 before anything else happens.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.engines.records import write_atomically
+from services.data_dir.files import write_atomically
 from services.engines.restarts import History
 from services.telemetry import Log
 
@@ -50,8 +50,6 @@ class Remembered:
 class Memory:
     """One workload."""
 
-    ended: bool = False
-    """Its containers are being stopped, or are to stay so: nothing of it is started."""
     containers: Mapping[str, Remembered] = field(default_factory=dict)
     """By id."""
 

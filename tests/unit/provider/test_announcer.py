@@ -233,7 +233,7 @@ async def test_a_refused_write_is_neither_acknowledged_nor_visible(tmp_path: Pat
         for attempt in (provider.announce("db"), provider.announcer.withdraw("web")):
             with pytest.raises(Unavailable) as raised:
                 await attempt
-            assert raised.value.reason == "JOURNAL_FAILED"
+            assert raised.value.reason == "STORE_ERROR"
         locker.rollback()
         locker.close()
         assert provider.found("db") == []
@@ -336,7 +336,7 @@ async def test_a_damaged_database_is_a_clear_error(tmp_path: Path) -> None:
     path.write_bytes(b"no database at all, but long enough to be read as one" * 100)
     with pytest.raises(DataLoss) as raised:
         Journal.open(path)
-    assert raised.value.reason == "JOURNAL_DAMAGED"
+    assert raised.value.reason == "DATABASE_CORRUPT"
 
 
 async def test_a_foreign_key_file_is_refused(tmp_path: Path) -> None:

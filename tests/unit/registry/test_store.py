@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.errors import DataLoss, Unavailable
+from services.errors import DataLoss, ResourceExhausted
 from services.registry.directory import Choices
 from services.registry.store import ChoicesFile
 
@@ -46,9 +46,9 @@ def test_when_the_disk_refuses_the_old_choices_stand(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(ResourceExhausted) as caught:
         file.save(Choices())
-    assert caught.value.reason == "CHOICES_NOT_SAVED"
-    assert "No space left on device" in caught.value.message
+    assert caught.value.reason == "DISK_FULL"
+    assert str(tmp_path / "choices.json") in caught.value.message
     assert file.load() == CHOICES
     assert [path.name for path in tmp_path.iterdir()] == ["choices.json"]

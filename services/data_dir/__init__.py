@@ -5,31 +5,43 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from services.data_dir import faults
 from services.errors import FailedPrecondition
 
-_LOCK = "lock"
+LOCK = "lock"
+"""The file whose lock a service holds on its own directory."""
+NODE_LOCK = "node.lock"
+"""The same of a node, on the directory that all its services' lie in."""
 
 
 @contextmanager
-def claimed(directory: Path, *, lock_name: str = _LOCK) -> Iterator[None]:
+def claimed(directory: Path, *, lock_name: str = LOCK) -> Iterator[None]:
     """Within it, no other process can claim `directory`, which is made (0700) if it is not there.
 
-    Raises FailedPrecondition: DATA_DIR_IN_USE, naming the holder's pid, or DATA_DIR_OPEN when others could enter or
-    swap it.
+    Raises FailedPrecondition: DATA_DIR_IN_USE, naming the holder's pid, DATA_DIR_OPEN when others could enter or
+    swap it, DATA_DIR_READ_ONLY, DATA_DIR_UNUSABLE; ResourceExhausted(DISK_FULL).
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_closed(directory)
-    lock = os.open(directory / lock_name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = _opened(directory, lock_name)
     try:
         _lock(lock, directory)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: who holds it is a courtesy
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def _opened(directory: Path, lock_name: str) -> int:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_closed(directory)
+        return os.open(directory / lock_name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise faults.at_start(error, directory) from error
 
 
 def _lock(lock: int, directory: Path) -> None:
