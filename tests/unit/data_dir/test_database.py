@@ -22,7 +22,9 @@ NOW = Schema(migrations=MIGRATIONS, without="it begins anew")
 def made(path: Path, schema: Schema = NOW, *names: str) -> None:
     """A database of this schema, closed; each name is a thing in it."""
     with closing(open_database(path, schema)) as connection:
+        connection.execute("BEGIN")
         connection.executemany("INSERT INTO things (name) VALUES (?)", [(name,) for name in names])
+        connection.execute("COMMIT")
 
 
 def things(path: Path) -> list[tuple[object, ...]]:
