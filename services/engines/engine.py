@@ -113,6 +113,9 @@ class Engine(ABC):
     node_id: str
     listener: Callable[[str, str], None] | None = None
     """Hears a workload's id and, in words, how far its creation is; set by the keeper."""
+    may_run: Callable[[str], bool] | None = None
+    """Whether a workload is meant to run; set by the keeper, whose records alone say what was stopped or is to go. An
+    engine that starts what has ended by itself asks it before each start."""
 
     @property
     @abstractmethod

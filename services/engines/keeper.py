@@ -57,6 +57,7 @@ class Keeper:
         self._operations = Operations(drain_seconds=self._limits.drain)
         self._view = View(backend=self._backend, records=records, operations=self._operations, clock=clock, epoch=epoch)
         engine.listener = self._view.tell
+        engine.may_run = records.may_run
         self._planner = Planner(engine=engine, backend=self._backend, records=records)
         self._deployer = Deployer(
             engine=engine,

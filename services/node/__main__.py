@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from services.bound import bound
 from services.data_dir import claimed
-from services.node import child
 from services.node.notify import notify
 from services.node.plan import Layout, Process, choose_engines, plan
 from services.node.readiness import Readiness
@@ -106,10 +106,8 @@ def _settled(address: str, kind: socket.SocketKind) -> str:
 
 async def _launch(environment: Mapping[str, str], process: Process) -> Running:
     """Start a service bound to our life, in a session of its own: a terminal's Ctrl-C reaches only the supervisor."""
-    command = (sys.executable, "-m", process.module, *process.arguments)
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", child.__file__, str(os.getpid())),
-        *command,
+        *bound(sys.executable, "-m", process.module, *process.arguments),
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=sys.stderr,

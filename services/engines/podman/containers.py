@@ -59,11 +59,6 @@ class Containers:
         found: list[dict[str, Any]] = reply.get("Stats") or []
         return found
 
-    async def has_image(self, reference: str) -> bool:
-        """Whether an image is in local storage under this reference."""
-        reply = await self._call("GET", f"/images/{quote(reference, safe='')}/exists", {}, timeout=self._read)
-        return reply.status != 404 and _accepted(reply).ok
-
     async def start(self, container: str) -> None:
         """Start it, its pod's infra container too where needed; one that runs is left alone."""
         reply = await self._call("POST", f"/containers/{quote(container)}/start", {}, timeout=self._change)

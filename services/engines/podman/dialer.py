@@ -1,4 +1,4 @@
-"""Where probes reach a container: its pod's address, and podman's exec for commands."""
+"""Where probes and hooks reach a container: its pod's address, and podman's exec for commands."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from services.engines.podman.api import Podman
 from services.engines.podman.http import Refusal, Reply, UnixHttp
-from services.engines.podman.supervision import Sighting
 from services.engines.probe_handlers import Address
-from services.errors import BeemeshError, FailedPrecondition, Unavailable
+from services.errors import BeemeshError, Unavailable
 
 _LIBPOD = "/v4.0.0/libpod"
 _OUTPUT_BYTES = 10 << 10
-_STREAM_BYTES = 1 << 20
-"""A command that writes more is read no further; it then ends as its own pipe decides."""
 _FRAME_HEAD = 8
-_ASK_SECONDS = 5.0
 _KILL_SECONDS = 2.0
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+_OF_CONTAINER = "container:"
 
 _NO_SUCH_COMMAND = re.compile(
     r"executable file not found|no such file or directory|not found in \$?PATH", re.IGNORECASE
@@ -34,35 +31,37 @@ _NO_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory
 
 
 class Dialer:
-    """A `Target` for probes; `find` says what is known of a component, None when it is none of ours."""
+    """A `Target`. Addresses are asked for once and kept until `forget`: each run of a pod may have another."""
 
-    def __init__(self, *, podman: Podman, http: UnixHttp, find: Callable[[str], Sighting | None]) -> None:
-        """`http` is for commands alone, so that nothing else waits for them."""
+    def __init__(self, podman: Podman) -> None:
         self._podman = podman
-        self._http = http
-        self._find = find
-        self._addresses: dict[str, tuple[str, str]] = {}
-        """By component: the run, and the address of its pod in it."""
+        self._http = UnixHttp(podman.socket)
+        """For commands alone, so that nothing else waits for them."""
+        self._addresses: dict[str, str] = {}
+        """By component."""
 
     async def dial(self, component_id: str, port: int) -> Address:
         """See `Target.dial`; raises Unavailable where the pod has no address of its own."""
-        seen = self._seen(component_id)
-        if seen.orders.host_network:
-            return "127.0.0.1", port
         known = self._addresses.get(component_id)
-        if known is None or known[0] != seen.run:
-            known = self._addresses[component_id] = (seen.run, await self._address(seen))
-        return known[1], port
+        if known is None:
+            known = self._addresses[component_id] = await self._address(component_id)
+        return known, port
 
     def forget(self, component_id: str) -> None:
-        """It is gone."""
+        """It is gone, or runs anew."""
         self._addresses.pop(component_id, None)
 
-    async def _address(self, seen: Sighting) -> str:
+    async def _address(self, component_id: str) -> str:
+        """The address of its pod's infra container, or ours where that is on the host's network."""
         try:
-            settings = (await self._podman.inspect(seen.infra_id)).get("NetworkSettings") or {}
+            found = await self._podman.inspect(component_id)
+            if (mode := _network_mode(found)).startswith(_OF_CONTAINER):
+                found = await self._podman.inspect(mode.removeprefix(_OF_CONTAINER))
         except Refusal as refusal:
             raise _not_run(refusal) from refusal
+        if _network_mode(found) == "host":
+            return "127.0.0.1"
+        settings: dict[str, Any] = found.get("NetworkSettings") or {}
         networks: dict[str, dict[str, Any]] = settings.get("Networks") or {}
         candidates = [settings.get("IPAddress"), *(network.get("IPAddress") for network in networks.values())]
         address = next((str(candidate) for candidate in candidates if candidate), "")
@@ -74,7 +73,6 @@ class Dialer:
 
     async def exec(self, component_id: str, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """See `Target.exec`; three requests to podman, and one more to kill what takes too long."""
-        self._seen(component_id)
         session = ""
         try:
             async with asyncio.timeout(timeout):
@@ -100,24 +98,23 @@ class Dialer:
             f"{_LIBPOD}/containers/{component_id}/exec",
             body=json.dumps(body).encode(),
             content_type="application/json",
-            timeout=_ASK_SECONDS,
+            timeout=self._podman.deadlines.read,
         )
         return str(_accepted(reply).json()["Id"])
 
     async def _run(self, session: str) -> str:
         """The beginning of what it writes, once it has ended."""
-        raw, read = bytearray(), 0
+        raw = bytearray()
         start = self._http.upgrade(
-            f"{_LIBPOD}/exec/{session}/start", body=b'{"Detach":false,"Tty":false}', timeout=_ASK_SECONDS
+            f"{_LIBPOD}/exec/{session}/start", body=b'{"Detach":false,"Tty":false}', timeout=self._podman.deadlines.read
         )
         async with start as stream:
-            while read < _STREAM_BYTES and (data := await stream.read()):
-                read += len(data)
+            while data := await stream.read():
                 raw += data[: 2 * _OUTPUT_BYTES - len(raw)]
         return _text(bytes(raw))
 
     async def _inspect(self, session: str) -> dict[str, Any]:
-        reply = await self._http.call("GET", f"{_LIBPOD}/exec/{session}/json", timeout=_ASK_SECONDS)
+        reply = await self._http.call("GET", f"{_LIBPOD}/exec/{session}/json", timeout=self._podman.deadlines.read)
         found: dict[str, Any] = _accepted(reply).json()
         return found
 
@@ -129,11 +126,9 @@ class Dialer:
             if pid > 1 and _belongs(pid, session):
                 os.kill(pid, signal.SIGKILL)
 
-    def _seen(self, component_id: str) -> Sighting:
-        seen = self._find(component_id)
-        if seen is None or not seen.running:
-            raise FailedPrecondition(f"container {component_id[:12]} does not run", reason="CONTAINER_NOT_RUNNING")
-        return seen
+
+def _network_mode(found: dict[str, Any]) -> str:
+    return str((found.get("HostConfig") or {}).get("NetworkMode", ""))
 
 
 def _belongs(pid: int, session: str) -> bool:
@@ -158,5 +153,5 @@ def _accepted(reply: Reply) -> Reply:
     return reply
 
 
-def _not_run(refusal: Refusal) -> FailedPrecondition:
-    return FailedPrecondition(f"podman refused: {refusal.text[:500]}", reason="PROBE_NOT_RUN")
+def _not_run(refusal: Refusal) -> Unavailable:
+    return Unavailable(f"podman refused: {refusal.text[:500]}", reason="NOT_REACHED")

@@ -24,6 +24,7 @@ from services.engines.engine import (
     Spec,
 )
 from services.engines.podman import classify, hooks, supervision, version
+from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.create import Creator
 from services.engines.podman.credentials import logins_for, pull_secrets
@@ -40,8 +41,7 @@ from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
 from services.engines.podman.render import Image, Plan, render
 from services.engines.podman.service import PodmanService
-from services.engines.podman.supervisor import Acts, Supervisor, SupervisorLimits
-from services.engines.podman.target import PodmanTarget
+from services.engines.podman.supervisor import Supervisor
 from services.engines.podman.teardown import Teardown
 from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
@@ -107,10 +107,9 @@ class PodmanEngine(Verbs):
         self._podman = Podman(UnixHttp(self._service.socket), deadlines=self._deadlines)
         self._images = Images(podman=self._podman)
         self._objects = Objects(self._service.socket, deadlines=self._deadlines)
-        self._hooks = Hooks(PodmanTarget(self._podman, self._objects))
+        self._hooks = Hooks(self._podman)
         self._supervisor = Supervisor(
             podman=self._podman,
-            http=UnixHttp(self._service.socket),
             labels={LABEL_NODE_ID: self.node_id},
             memories=Memories(self._service.data_dir / "restarts"),
             acts=Acts(
@@ -120,6 +119,7 @@ class PodmanEngine(Verbs):
                 post_start=self._post_start,
                 stop=self._stop_container,
             ),
+            may_run=lambda workload_id: self.may_run is None or self.may_run(workload_id),
             clock=self._clock,
             limits=self._supervisor_limits,
         )
@@ -161,7 +161,7 @@ class PodmanEngine(Verbs):
 
     async def create(self, spec: Spec) -> None:
         """Pull what is missing, then make it; roll back by label."""
-        await self._supervisor.begin(spec.workload_id)  # an earlier one of this id may have been ended, and be gone
+        self._supervisor.begin(spec.workload_id)  # an earlier one of this id may have been ended, and be gone
         plan = render(spec, machine=self._machine, network=self._network)
         await self._provide_all(plan, spec)
         creator = self._creator()
@@ -299,7 +299,7 @@ class PodmanEngine(Verbs):
     async def start(self, workload_id: str) -> None:
         """See `Control.start`; the supervisor goes on from there."""
         await super().start(workload_id)
-        await self._supervisor.begin(workload_id)
+        self._supervisor.begin(workload_id)
 
     async def _post_start(self, container: str) -> Finding:
         """Run its postStart hook, if it has one."""

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from services.engines.engine import Component
 from services.engines.export import LiveFacts
 from services.engines.podman.api import Podman
-from services.engines.podman.containers import Containers
 from services.engines.podman.http import Refusal
+from services.engines.podman.images import Images
 
 
-async def live_facts(podman: Podman, containers: Containers, components: Sequence[Component]) -> LiveFacts:
+async def live_facts(podman: Podman, images: Images, components: Sequence[Component]) -> LiveFacts:
     """The images of the components by display name, pinned where podman would find them so; raises Refusal."""
-    images: dict[str, str] = {}
+    found: dict[str, str] = {}
     for component in components:
-        if component.display_name not in images and (pinned := await _pinned(podman, containers, component)):
-            images[component.display_name] = pinned
-    return LiveFacts(images=images)
+        if component.display_name not in found and (name := await _pinned(podman, images, component)):
+            found[component.display_name] = name
+    return LiveFacts(images=found)
 
 
-async def _pinned(podman: Podman, containers: Containers, component: Component) -> str:
+async def _pinned(podman: Podman, images: Images, component: Component) -> str:
     """`name@sha256:…`; empty where the image is not known under its digest, as one that was built here may not be."""
     try:
         found = await podman.inspect(component.component_id)
@@ -35,7 +35,7 @@ async def _pinned(podman: Podman, containers: Containers, component: Component) 
     if not digest or not component.image:
         return ""
     name = pinned(component.image, digest)
-    return name if await containers.has_image(name) else ""
+    return name if await images.find(name) else ""
 
 
 def pinned(reference: str, digest: str) -> str:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from services.engines.podman.target import PodmanTarget
+from services.engines.podman.api import Podman
+from services.engines.podman.dialer import Dialer
 from services.engines.probe_handlers import Handlers
 from services.engines.probes import Finding, handler_of
 
@@ -34,8 +35,8 @@ def kept(annotations: Mapping[str, str] | None) -> Mapping[str, Any]:
 class Hooks:
     """Runs hooks in containers."""
 
-    def __init__(self, target: PodmanTarget) -> None:
-        self._handlers = Handlers(target)
+    def __init__(self, podman: Podman) -> None:
+        self._podman = podman
 
     async def run(self, container_id: str, container: Mapping[str, Any], hook: str, *, timeout: float) -> Finding:
         """Run `postStart` or `preStop`, if the container has it, for at most `timeout` seconds."""
@@ -46,4 +47,4 @@ class Hooks:
             await asyncio.sleep(min(float(sleep["seconds"]), timeout))
             return Finding(ok=True)
         handler = handler_of(container, action, path=f"lifecycle.{hook}")
-        return await self._handlers.check(container_id, handler, timeout=timeout)
+        return await Handlers(Dialer(self._podman)).check(container_id, handler, timeout=timeout)

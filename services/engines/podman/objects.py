@@ -1,4 +1,4 @@
-"""The calls of podman's REST API that make pods, containers and volumes and reach into them, one function a call."""
+"""The calls of podman's REST API that make pods, containers and volumes, one function a call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from services.engines.podman.http import Refusal, Reply, UnixHttp
 
 _LIBPOD = f"/v{API_VERSION}/libpod"
 _WAIT_INTERVAL = "20ms"
-_FRAME_HEADER = 8
 _CALLS = 64
 
 
@@ -65,14 +64,6 @@ class Objects:
                 timeout=self._deadlines.change,
             )
         )
-
-    async def run_in(self, container: str, command: Sequence[str], *, timeout: float) -> tuple[int, bytes]:
-        """Run a command in a running container; its exit code and what it wrote."""
-        body = {"AttachStdout": True, "AttachStderr": True, "Cmd": list(command)}
-        session = (await self._post(f"/containers/{container}/exec", body)).json()["Id"]
-        said = await self._post(f"/exec/{session}/start", {"Detach": False, "Tty": False}, timeout=timeout)
-        ended = await self._get(f"/exec/{session}/json")
-        return int(ended.json().get("ExitCode") or 0), _unframed(said.body)
 
     async def image_user(self, reference: str) -> str:
         """The user that an image names; empty when it names none."""
@@ -141,13 +132,3 @@ def _accepted(reply: Reply) -> Reply:
     if not reply.ok:
         raise Refusal(reply.status, reply.error_text)
     return reply
-
-
-def _unframed(body: bytes) -> bytes:
-    """The output without the headers that tell stdout from stderr."""
-    said, start = bytearray(), 0
-    while len(body) - start >= _FRAME_HEADER:
-        length = int.from_bytes(body[start + 4 : start + _FRAME_HEADER], "big")
-        said += body[start + _FRAME_HEADER : start + _FRAME_HEADER + length]
-        start += _FRAME_HEADER + length
-    return bytes(said)

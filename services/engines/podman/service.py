@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from services.engines.podman import bound
+from services.bound import bound
 from services.engines.podman.http import UnixHttp
 from services.engines.podman.machine import needed_config, this_machine, with_exec_delay
 from services.errors import BeemeshError, FailedPrecondition
@@ -140,8 +139,7 @@ class PodmanService:
         """One life of the service."""
         workdir = self._prepare()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", bound.__file__, str(os.getpid())),
-            *(binary, "system", "service", "--time=0", f"unix://{self.socket}"),
+            *bound(binary, "system", "service", "--time=0", f"unix://{self.socket}"),
             cwd=workdir,
             env=self._child_env(),
             stdin=asyncio.subprocess.DEVNULL,

@@ -22,7 +22,6 @@ from services.engines.podman.hooks import Hooks, kept
 from services.engines.podman.http import Refusal
 from services.engines.podman.labels import LABEL_GRACE
 from services.engines.podman.objects import Objects
-from services.engines.podman.target import PodmanTarget
 from services.engines.podman.volumes import CLAIM, LABEL_VOLUME
 from services.engines.podman.workload import DEFAULT_GRACE_SECONDS
 from services.errors import BeemeshError, DeadlineExceeded
@@ -54,7 +53,7 @@ class Teardown:
         self._podman = podman
         self._labels = labels
         self._objects = Objects(podman.socket, deadlines=podman.deadlines)
-        self._hooks = Hooks(PodmanTarget(podman, self._objects))
+        self._hooks = Hooks(podman)
         self._hooked: set[str] = set()
         """Containers whose preStop hook has run."""
 

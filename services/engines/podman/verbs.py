@@ -28,6 +28,7 @@ from services.engines.podman.containers import Containers
 from services.engines.podman.control import Control, absent
 from services.engines.podman.export import live_facts
 from services.engines.podman.http import UnixHttp
+from services.engines.podman.images import Images
 from services.engines.podman.service import PodmanService
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Verbs(Engine):
 
     _service: PodmanService
     _podman: Podman
+    _images: Images
 
     @abstractmethod
     def _labels(self, workload_id: str) -> Mapping[str, str]:
@@ -98,7 +100,7 @@ class Verbs(Engine):
     async def export(self, spec: Spec, observation: Observation | None) -> Export:
         """What was asked for, with the images that run."""
         components = observation.components if observation else ()
-        return export(spec, observation, await self._asking(live_facts(self._podman, self._containers, components)))
+        return export(spec, observation, await self._asking(live_facts(self._podman, self._images, components)))
 
     async def _there(self, workload_id: str) -> Sequence[Component]:
         """Its components; raises NotFound(WORKLOAD_NOT_FOUND)."""

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from services.engines.admission import DeployOrder
+from services.engines.backend import Limits
+from services.engines.deployer import RemoveOrder
 from services.engines.engine import Component, Observation, Spec, WorkloadState
+from services.engines.keeper import Keeper
+from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.report import CRASH_LOOP, NOT_READY
 from services.engines.podman.service import PodmanService
-from services.engines.podman.supervisor import SupervisorLimits
+from services.engines.records import Halt, Records
 from services.engines.restarts import BackOff
 from tests.harness.podman import PodmanMachine
 from tests.integration.podman.test_podman_service import engine_process
@@ -263,23 +270,40 @@ async def test_a_removal_while_a_restart_waits_starts_nothing(machine: PodmanMac
     assert machine.objects() == before
 
 
-async def test_what_was_ended_on_request_stays_so(machine: PodmanMachine, node_id: str) -> None:
-    """A container that is stopped after `end` is not restarted, by no later engine either, until `begin`."""
-    service, wanted = machine.service(), spec(node_id, container(FOREVER))
+@contextlib.asynccontextmanager
+async def kept(machine: PodmanMachine, node_id: str, service: PodmanService, data: Path) -> AsyncIterator[Keeper]:
+    """An engine with its keeper, as in its service; the backend answers."""
     async with supervising(machine, node_id, service=service) as engine:
-        await engine.create(wanted)
-        part = only(await engine.observe_one(wanted.workload_id))
-        await engine._supervisor.end(wanted.workload_id)
-        machine.podman("stop", "--time", "2", part.component_id)
+        keeper = Keeper(engine=engine, records=Records(data), clock=time.time, epoch="e", limits=Limits(observe=10.0))
+        async with keeper:
+            yield keeper
+
+
+async def test_what_was_stopped_stays_so_whatever_is_forgotten(
+    machine: PodmanMachine, node_id: str, tmp_path: Path
+) -> None:
+    """A stopped workload is not started by a later engine, though all is lost that the supervisor remembered."""
+    service = machine.service()
+    later = PodmanService(service._settings, env=machine.env)
+    wanted = spec(node_id, container(FOREVER))
+    order = DeployOrder(
+        workload_id=wanted.workload_id,
+        manifest_id=wanted.ownership.deployment_id,
+        text=wanted.manifest.text,
+    )
+    async with kept(machine, node_id, service, tmp_path) as keeper:
+        await keeper.deploy(order)
+        await keeper.power.stop(wanted.workload_id, Halt())
+    shutil.rmtree(service.data_dir / "restarts")
+    async with kept(machine, node_id, later, tmp_path) as keeper:
+        await keeper.refresh()
         await asyncio.sleep(1.5 * BASE)
-        assert only(await engine.observe_one(wanted.workload_id)).state is WorkloadState.SUCCEEDED
-    async with supervising(machine, node_id, service=PodmanService(service._settings, env=machine.env)) as engine:
-        await asyncio.sleep(1.5 * BASE)
-        part = only(await engine.observe_one(wanted.workload_id))
-        assert (part.state, part.restart_count) == (WorkloadState.SUCCEEDED, 0)
-        machine.podman("start", part.component_id)
-        await engine._supervisor.begin(wanted.workload_id)
-        await until(engine, wanted.workload_id, lambda seen: bool(only(seen).ready), "it runs")
+        stopped = await keeper.get(wanted.workload_id)
+        assert (stopped.state, machine.pids(f"beemesh.io/node-id={node_id}")) == (WorkloadState.STOPPED, {})
+        await keeper.power.start(wanted.workload_id)
+        (part,) = (await keeper.get(wanted.workload_id)).components
         kill(machine, part)
-        assert (await restarted(engine, wanted, 1)).restart_count == 1
-        await destroy(engine, wanted.workload_id)
+        async with asyncio.timeout(15):
+            while (part := (await keeper.get(wanted.workload_id)).components[0]).restart_count < 1 or not part.ready:
+                await asyncio.sleep(0.1)
+        await keeper.remove(RemoveOrder(workload_id=wanted.workload_id))

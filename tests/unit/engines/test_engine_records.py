@@ -144,3 +144,18 @@ async def test_what_a_crash_left_half_written_is_no_record(tmp_path: Path) -> No
     half.write_bytes(b'{"half')
     assert loaded(tmp_path).get(RECORD.workload_id) == RECORD
     assert not half.exists()
+
+
+async def test_only_what_was_not_stopped_may_be_started_again(tmp_path: Path) -> None:
+    """What is stopped, being stopped or removed stays down, as does what cannot be read; nothing is known before."""
+    expected = {phase: phase not in (Phase.STOPPING, Phase.STOPPED, Phase.REMOVING) for phase in Phase}
+    kept = loaded(tmp_path)
+    for phase in Phase:
+        await kept.write(replace(RECORD, workload_id=f"beemesh-{phase.lower()}", phase=phase))
+    (tmp_path / "beemesh-damaged.json").write_text("{")
+    fresh = Records(tmp_path)
+    assert not any(fresh.may_run(f"beemesh-{phase.lower()}") for phase in Phase)
+    fresh.load()
+    assert {phase: fresh.may_run(f"beemesh-{phase.lower()}") for phase in Phase} == expected
+    assert fresh.may_run("beemesh-damaged") is False
+    assert fresh.may_run("beemesh-unrecorded") is True

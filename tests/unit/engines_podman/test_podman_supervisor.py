@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from services.engines.engine import Component, ExitStatus, WorkloadState
-from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.podman.acts import Acts, SupervisorLimits
+from services.engines.podman.http import Refusal
 from services.engines.podman.memory import Memories, Memory
 from services.engines.podman.report import CRASH_LOOP, NOT_READY, RESTARTING
 from services.engines.podman.supervision import Orders, Sighting
-from services.engines.podman.supervisor import Acts, Supervisor, SupervisorLimits
+from services.engines.podman.supervisor import Supervisor
 from services.engines.probes import Exec, Finding, Probe, Probes
 from services.engines.probes import Restart as Unhealthy
 from services.engines.restarts import BackOff, Exit, Policy
@@ -44,6 +45,8 @@ class Inline(Executor):
 class Silent:
     """A podman that tells nothing by itself."""
 
+    socket = Path("/none.sock")
+
     async def events(self, labels: object) -> AsyncIterator[bytes]:
         """None ever come."""
         await asyncio.Event().wait()
@@ -62,9 +65,9 @@ class Scene:
         self.started: list[float] = []
         self.stopped: list[tuple[float, float]] = []
         self.on_start: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.may_run = True
         self.supervisor = Supervisor(
             podman=Silent(),  # type: ignore[arg-type]  # it has what is called
-            http=UnixHttp(directory / "none.sock"),
             labels={},
             memories=Memories(directory, writers=Inline()),
             acts=Acts(
@@ -74,6 +77,7 @@ class Scene:
                 post_start=self._post_start,
                 stop=self._stop,
             ),
+            may_run=lambda _: self.may_run,
             clock=lambda: EPOCH + now(),
             limits=LIMITS,
         )
@@ -226,16 +230,52 @@ def test_what_is_ended_is_not_started(tmp_path: Path) -> None:
             assert scene.supervisor.comes_back("c") is False
             assert scene.describe(WorkloadState.FAILED, 1).state is WorkloadState.FAILED
         assert scene.started == [0.0]
-        later = Scene(tmp_path)
-        async with later.supervisor:
-            assert later.supervisor.is_ended("w")
-            later.see(ended("r1"))
+
+    virtually(main())
+
+
+def test_what_is_not_meant_to_run_is_not_started(tmp_path: Path) -> None:
+    """Whoever keeps the records says what may run; until then nothing is started, whatever the supervisor has seen."""
+
+    async def main() -> None:
+        scene = Scene(tmp_path)
+        scene.may_run = False
+        async with scene.supervisor:
+            scene.see(ended("r0"))
+            assert scene.supervisor.comes_back("c") is False
+            assert scene.describe(WorkloadState.FAILED, 1).state is WorkloadState.FAILED
             await asyncio.sleep(100)
-            assert later.started == []
-            await later.supervisor.begin("w")
-            later.see(ended("r2"))
+            assert scene.started == []
+            scene.may_run = True
+            scene.see(ended("r0"))
+            await asyncio.sleep(1)
+            assert len(scene.started) == 1
+            scene.see(running("r1"))
+            waiting = ended("r1")
+            scene.see(waiting)
+            await asyncio.sleep(1)
+            scene.may_run = False
+            scene.see(waiting)
             await asyncio.sleep(100)
-        assert len(later.started) == 1
+        assert len(scene.started) == 1
+
+    virtually(main())
+
+
+def test_what_is_begun_again_is_kept_alive_again(tmp_path: Path) -> None:
+    """After `end` and `begin` the next exit is followed by a start."""
+
+    async def main() -> None:
+        scene = Scene(tmp_path)
+        async with scene.supervisor:
+            await scene.supervisor.end("w")
+            scene.see(ended("r0"))
+            await asyncio.sleep(100)
+            assert scene.started == []
+            scene.supervisor.begin("w")
+            scene.see(ended("r1"))
+            await asyncio.sleep(100)
+        assert len(scene.started) == 1
 
     virtually(main())
 
@@ -335,7 +375,7 @@ def test_an_unhealthy_container_is_stopped_and_failed_whatever_its_exit_code(tmp
         async with scene.supervisor:
             scene.see(running("r0", policy=Policy.NEVER))
             verdict = Unhealthy(reason="LivenessProbeFailed", message="", grace_seconds=7.0)
-            scene.supervisor._on_unhealthy("c", verdict)
+            scene.supervisor.probing.on_unhealthy("c", verdict)
             await asyncio.sleep(1)
             scene.see(ended("r0", 0, policy=Policy.NEVER))
             told = scene.describe(WorkloadState.SUCCEEDED, 0)
@@ -354,7 +394,7 @@ def test_readiness_is_known_to_a_later_supervisor(tmp_path: Path) -> None:
             first.see(running("r0", probes=PROBED))
             told = first.describe(WorkloadState.RUNNING)
             assert (told.ready, told.started, told.reason) == (False, True, NOT_READY)
-            first.supervisor._on_result("c", True, True)
+            first.supervisor.probing.on_result("c", True, True)
             await asyncio.sleep(0)
         second = Scene(tmp_path)
         async with second.supervisor:
