@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from services.errors import NotFound
 from services.orchestrator import store as db
 from services.orchestrator.history import DeploymentEvent, History
 from services.orchestrator.ledger import Ledger
-from services.orchestrator.model import Deployment, Step
+from services.orchestrator.model import Deployment, Failure, State, Step
 from services.rpc.watch import Feed
 
 
@@ -93,6 +94,13 @@ class Book:
         if event is not None:
             self._history.show(event)
         return record
+
+    def held_up(self, deployment_id: str, failure: Failure) -> None:
+        """What was done cannot be recorded: show the last durable step as one that waits, and why."""
+        record = self._records.get(deployment_id)
+        if record is not None and record.in_flight:
+            state = State.DELETING if record.step is Step.REMOVE else State.DEGRADED
+            self._show(replace(record, state=state, failure=failure, retries=max(1, record.retries)))
 
     def _surplus(self) -> list[str]:
         return list(self._gone)[: max(0, len(self._gone) + 1 - self._gone_max)]

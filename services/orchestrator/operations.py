@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from services.errors import BeemeshError, NotFound
@@ -86,11 +86,14 @@ class Operations:
             task.cancel()
 
     async def follow(self, record: Deployment, outcome: Outcome, failure: Failure | None, message: str) -> None:
-        """A deployment at rest was seen otherwise than recorded: the record follows, and its announcement with it."""
+        """A deployment at rest was seen otherwise than recorded: the record follows, and its announcement with it.
+
+        Raises what the store does; it is not waited for, since what was seen can be seen again.
+        """
         moved = flow.advance(record, outcome, now=self._clock(), failure=failure)
         if moved.state is not record.state:
             event = self._history.event(record.deployment_id, flow.TABLE[record.step, outcome].event, message)
-            await self._keep_with_announcement(replace(moved, message=message), event)
+            await self._with_announcement(self._book.save, replace(moved, message=message), event)
 
     def start(self, deployment_id: str) -> None:
         """Drive the operation that the record is at, in a context of its own: the request's deadline is not its."""
@@ -125,7 +128,7 @@ class Operations:
                 result = self._rolled_back(result)
                 event = self._event(result, record)
                 record = flow.advance(result.record, result.outcome, now=self._clock(), failure=result.failure)
-                await self._keep_with_announcement(record, event)
+                await self._with_announcement(self._keep, record, event)
                 log.info(
                     "step",
                     deployment_id=deployment_id,
@@ -163,25 +166,28 @@ class Operations:
         engine = result.record.engine_id or before.engine_id
         return self._history.event(before.deployment_id, row.event, message, {"engine": engine} if engine else {})
 
-    async def _keep_with_announcement(self, record: Deployment, event: DeploymentEvent | None) -> None:
+    async def _with_announcement(
+        self, keep: Callable[..., Awaitable[Deployment]], record: Deployment, event: DeploymentEvent | None
+    ) -> None:
         """A record at rest carries its announcement with it, in one transaction."""
         if record.step is not Step.REST:
-            await self._keep(record, event=event)
+            await keep(record, event=event)
             return
         wanted = record.state in (State.ACTIVE, State.ROLLED_BACK)
         statements = [db.end_revision(record)]
         if wanted == self._outbox.wants(record.deployment_id):
-            await self._keep(record, *statements, event=event)
+            await keep(record, *statements, event=event)
             self._outbox.refresh(record.deployment_id)
             return
-        await self._keep(record, *statements, self._outbox.want(record.deployment_id, wanted), event=event)
+        await keep(record, *statements, self._outbox.want(record.deployment_id, wanted), event=event)
         self._outbox.wanted_now(record.deployment_id, wanted)
 
     async def _keep(self, record: Deployment, *more: db.Statement, event: DeploymentEvent | None = None) -> Deployment:
-        """Save; a full disk is waited out, for the step has been taken and must not be forgotten."""
+        """Save; a full disk is waited out, for the step has been taken and must not be forgotten. Who waits is told."""
         while True:
             try:
                 return await self._book.save(record, *more, event=event)
             except BeemeshError as error:
                 log.error("record_not_saved", deployment_id=record.deployment_id, error=repr(error))
+                self._book.held_up(record.deployment_id, Failure.of(error))
                 await asyncio.sleep(_STORE_RETRY_SECONDS)

@@ -72,7 +72,11 @@ class Reconciler:
         failure = None
         if outcome in (Outcome.BROKEN, Outcome.VANISHED):
             failure = broken(record, message, gone=outcome is Outcome.VANISHED)
-        await self._applier.observe(record.deployment_id, outcome, failure, message)
+        try:
+            await self._applier.observe(record.deployment_id, outcome, failure, message)
+        except BeemeshError as error:  # a full disk: the next sweep sees it again
+            log.error("observation_not_saved", deployment_id=record.deployment_id, error=repr(error))
+            return
         if outcome is Outcome.VANISHED and self._may_repair(record):
             with contextlib.suppress(BeemeshError):  # then somebody else is at it
                 await self._applier.control(record.deployment_id, Outcome.REPAIR)
