@@ -1,0 +1,189 @@
+"""A disk that is full or read-only while a node runs: told by name, nothing untracked, well again by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb
+from beemesh.engine.v1 import mock_engine_service_pb2 as mock_pb
+from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
+from beemesh.registry.v1 import registry_service_pb2 as registry_pb
+from beemesh.type.v1 import types_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from tests.harness.disk import SmallDisk, small_disk
+from tests.harness.errors import refusal
+from tests.harness.node import LocalNode, local_node
+from tests.harness.processes import short_directory
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {beemesh.io/runtime-engine: mock}
+spec:
+  containers:
+  - {name: main, image: "localhost/busybox:1"}
+"""
+ID = "pod-default-web"
+HEALED_WITHIN = 15.0
+
+
+@asynccontextmanager
+async def node_with(place: str) -> AsyncIterator[tuple[LocalNode, SmallDisk]]:
+    """A node whose directory `place` lies on a small disk of its own."""
+    with short_directory() as directory, small_disk(directory / place) as disk:
+        async with local_node(directory) as node:
+            yield node, disk
+
+
+async def apply(node: LocalNode, manifest: str = POD, *, seconds: float = 10.0) -> pb.ApplyManifestResponse:
+    request = pb.ApplyManifestRequest(manifest=types_pb2.Manifest(content=manifest))
+    answer: pb.ApplyManifestResponse = await node.orchestrator.ApplyManifest(request, timeout=seconds)
+    return answer
+
+
+async def get(node: LocalNode) -> pb.Deployment:
+    answer: Any = await node.orchestrator.GetDeployment(pb.GetDeploymentRequest(name=ID), timeout=5)
+    found: pb.Deployment = answer.deployment
+    return found
+
+
+async def running(node: LocalNode) -> list[str]:
+    """The workloads that the backend has."""
+    answer = await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)
+    return [item.workload_id for item in answer.workloads]
+
+
+async def deploys(node: LocalNode) -> int:
+    """How often the engine was told to deploy."""
+    answer = await node.mock.ListMockCalls(mock_pb.ListMockCallsRequest(page_size=1000), timeout=5)
+    return sum(call.method == "DeployWorkload" for call in answer.calls)
+
+
+async def until(look: Callable[[], Awaitable[bool]], seconds: float = HEALED_WITHIN) -> None:
+    async with asyncio.timeout(seconds):
+        while not await look():
+            await asyncio.sleep(0.05)
+
+
+async def is_active(node: LocalNode) -> bool:
+    return (await get(node)).state == pb.DEPLOYMENT_STATE_ACTIVE
+
+
+async def test_a_full_disk_refuses_an_apply_before_anything_is_touched() -> None:
+    """No room for the intent: RESOURCE_EXHAUSTED, no record and no call on an engine; with room again it is taken."""
+    async with node_with("orchestrator") as (node, disk):
+        disk.fill()
+        error = await refusal(apply(node))
+        assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+        assert str(disk.directory) in error.metadata["path"]
+        assert [item.subject for item in error.quota] == ["node:disk"]
+        assert (await refusal(get(node))).reason == "DEPLOYMENT_NOT_FOUND"
+        assert (await deploys(node), await running(node)) == (0, [])
+        disk.free()
+        assert (await apply(node)).deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+
+
+async def test_a_disk_that_fills_in_mid_apply_is_told_and_what_runs_is_on_record() -> None:
+    """Full after the intent is durable: who waits hears it at once, what was started is the record's, and it heals."""
+    async with node_with("orchestrator") as (node, disk):
+        slow = mock_pb.MockFault(method="DeployWorkload", delay=Duration(nanos=500_000_000), remaining=1)
+        behavior = mock_pb.SetMockBehaviorRequest(faults=[slow], health=engine_pb.ENGINE_HEALTH_STATE_HEALTHY)
+        await node.mock.SetMockBehavior(behavior, timeout=5)
+        async with asyncio.TaskGroup() as tasks:
+            refused = tasks.create_task(refusal(apply(node, seconds=60)))
+            await until(lambda: _has(deploys(node)))
+            disk.fill()
+        error = refused.result()
+        assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+        assert (error.metadata["deployment"], error.metadata["state"]) == (f"deployments/{ID}", "DEGRADED")
+        held = await get(node)
+        assert (held.state, held.error.reason) == (pb.DEPLOYMENT_STATE_DEGRADED, "DISK_FULL")
+        orphans = await node.orchestrator.ListOrphans(pb.ListOrphansRequest(), timeout=5)
+        assert list(orphans.workloads) == []
+        assert await running(node) == [held.instances[0].workload_id]
+        disk.free()
+        await until(lambda: is_active(node))
+        assert await deploys(node) == 1
+
+
+async def _has(count: Awaitable[int]) -> bool:
+    return await count > 0
+
+
+async def test_a_full_disk_of_the_engine_refuses_and_leaves_nothing() -> None:
+    """No room for the engine's record: RESOURCE_EXHAUSTED, nothing started; with room again the same apply runs."""
+    async with node_with("mock/workloads") as (node, disk):
+        disk.fill()
+        error = await refusal(apply(node))
+        assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+        assert error.metadata["deployment"] == f"deployments/{ID}"
+        assert await running(node) == []
+        disk.free()
+        assert (await apply(node)).deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+        assert len(await running(node)) == 1
+
+
+async def test_a_full_disk_of_the_engine_keeps_what_runs() -> None:
+    """No room for a new revision: refused, and the one before runs on as it was."""
+    async with node_with("mock/workloads") as (node, disk):
+        before = (await apply(node)).deployment.instances[0].workload.components[0].component_id
+        disk.fill()
+        assert (await refusal(apply(node, POD.replace("busybox:1", "busybox:2")))).reason == "DISK_FULL"
+        listed = await node.engine.ListWorkloads(engine_pb.ListWorkloadsRequest(), timeout=5)
+        assert [item.components[0].component_id for item in listed.workloads] == [before]
+        disk.free()
+        assert (await apply(node, POD.replace("busybox:1", "busybox:2"))).deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+
+
+async def test_a_full_disk_of_the_provider_delays_the_announcement_only() -> None:
+    """No room for announcements: what is applied runs, and is announced once there is room."""
+    async with node_with("provider") as (node, disk):
+        disk.fill()
+        assert (await apply(node)).deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+        assert not (await get(node)).announced
+        disk.free()
+
+        async def announced() -> bool:
+            return (await get(node)).announced
+
+        await until(announced)
+
+
+async def test_a_full_disk_of_the_registry_refuses_a_choice() -> None:
+    """No room for an operator's choice: RESOURCE_EXHAUSTED, and nothing has changed."""
+    async with node_with("registry") as (node, disk):
+        disk.fill()
+        cordon = registry_pb.CordonEngineRequest(engine_id="mock", cordoned=True)
+        assert (await refusal(node.registry.CordonEngine(cordon, timeout=5))).reason == "DISK_FULL"
+        engine = await node.registry.GetEngine(registry_pb.GetEngineRequest(engine_id="mock"), timeout=5)
+        assert not engine.engine.cordoned
+        disk.free()
+        await node.registry.CordonEngine(cordon, timeout=5)
+
+
+async def test_a_disk_that_becomes_read_only_is_told_and_waited_out() -> None:
+    """No record can be written: UNAVAILABLE by name, nothing started; writable again, it runs by itself."""
+    async with node_with("mock/workloads") as (node, disk):
+        disk.read_only(True)
+        error = await refusal(apply(node))
+        assert (error.code.name, error.reason) == ("UNAVAILABLE", "DATA_DIR_READ_ONLY")
+        assert str(disk.directory) in error.message
+        assert await running(node) == []
+        disk.read_only(False)
+        await until(lambda: is_active(node))
+
+
+def test_the_small_disk_is_gone_after_a_test() -> None:
+    """What these tests mount is unmounted."""
+    with short_directory() as directory, small_disk(directory / "disk") as disk:
+        assert Path(disk.directory).is_mount()
+    assert "/disk tmpfs" not in "\n".join(
+        line for line in Path("/proc/mounts").read_text().splitlines() if str(directory) in line
+    )
