@@ -23,6 +23,7 @@ from services.errors import BeemeshError, Unavailable
 from services.rpc.client import connect
 from services.rpc.deadline import budget
 from services.rpc.errors import from_rpc_error
+from services.rpc.sending import heard_out
 from services.settings import run_home
 
 R = TypeVar("R")
@@ -102,8 +103,10 @@ class Session:
             raise self._told(error) from error
 
     async def stream(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
-        """The responses of one streaming call; raises the domain error it ends in."""
+        """The responses to one request, or to an iterator of them; raises the domain error that the call ends in."""
         call = method(request, timeout=budget(FOLLOW_SECONDS), metadata=self._metadata)
+        if isinstance(request, AsyncIterator):
+            call = heard_out(call)
         try:
             async for response in call:
                 yield response

@@ -28,6 +28,7 @@ from services.rpc.client import connect
 from services.rpc.convert import duration
 from services.rpc.deadline import budget
 from services.rpc.errors import translated
+from services.rpc.sending import heard_out
 from services.telemetry import Log
 
 log = Log(__name__)
@@ -36,6 +37,8 @@ _LEASE_SECONDS = 15.0
 _RETRY_SECONDS = 0.5
 _WATCH_SECONDS = 3600.0
 """Every stream has a deadline too; it is then opened anew."""
+_EXEC_SECONDS = 86_400.0
+"""A command cannot be opened anew: somebody's shell is not ended within their day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +181,7 @@ class GrpcEngines:
                         gone, link.workloads, link.synced = link.workloads.keys() - fresh.keys(), fresh, True
                         for workload_id in (*gone, *fresh):
                             self._notify(workload_id)
+                        self._notify("")  # what should be there and is not has no name here
                     elif message.HasField("workload"):
                         self._note(link, message)
         finally:
@@ -351,7 +355,7 @@ class GrpcEngines:
         self, engine_id: str, requests: AsyncIterator[engine_pb.ExecWorkloadRequest]
     ) -> AsyncGenerator[engine_pb.ExecWorkloadResponse, None]:
         """Run a command in a component; closing the iterator ends the engine's side, and with it the command."""
-        call = self._stub(engine_id).ExecWorkload(requests, timeout=budget(_WATCH_SECONDS))
+        call = heard_out(self._stub(engine_id).ExecWorkload(requests, timeout=budget(_EXEC_SECONDS)))
         try:
             with _calling(engine_id):
                 async for message in call:
