@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.errors import FieldViolation, InvalidArgument
+from services.manifests.paths import printable
 
 MAX_FINDINGS = 50
 """A manifest with more findings than these is reported with the first ones only."""
@@ -44,9 +45,10 @@ def refusal(*violations: FieldViolation) -> InvalidArgument:
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a message: quoted when it is text, and never long."""
-    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return _cut(text, limit)
+    """A value as it may stand in a message: quoted when it is text, never long, and harmless to a terminal."""
+    if isinstance(value, str):
+        return _cut(f'"{printable(value[: limit + 1])}"', limit)
+    return _cut(str(value).lower() if isinstance(value, bool) else str(value), limit)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 
-from services.errors import FieldViolation, InvalidArgument
-from services.manifests import beemesh, bodies, compose, kubernetes, resources, schemas, tree
+from services.errors import FieldViolation
+from services.manifests import beemesh, bodies, compose, directives, kubernetes, schemas, tree
 from services.manifests.documents import (
     DEFAULT_NAMESPACE,
     Document,
@@ -30,9 +30,10 @@ _BEEMESH_FORMATS = {"VirtualMachine": Format.VIRTUAL_MACHINE, "Function": Format
 _SUPPORTED = "Pod, Deployment, ConfigMap, Secret, PersistentVolumeClaim, VirtualMachine, Function and Compose files"
 
 
-def parse(text: str) -> Manifest:
+def parse(text: str, *, name_required: bool = False) -> Manifest:
     """Reads, detects the format of and checks a manifest in YAML or JSON.
 
+    `name_required`: nobody else names what it describes, so a Compose file without `name:` is refused too.
     Raises InvalidArgument whose violations have path, line and column, at most 50 of them, and whose reason is
     theirs if they share one (MANIFEST_TOO_LARGE, MANIFEST_SYNTAX, UNKNOWN_FIELD, …), else MANIFEST_INVALID.
     """
@@ -48,7 +49,10 @@ def parse(text: str) -> Manifest:
         if findings.full:
             break
         _CHECKS[document_format](document, findings)
-        _check_hints(document, findings)
+        directives.check(document, findings)
+        if name_required and document_format is Format.COMPOSE and document.body.get("name") is None:
+            message = "a deployment_id is needed: this Compose file has no name"
+            findings.add(violation(document, ("name",), message, "DEPLOYMENT_ID_REQUIRED"))
     annotations = _merge_annotations(documents, findings)
     findings.raise_if_any()
     return Manifest(
@@ -170,15 +174,6 @@ def _check_together(formats: Sequence[Format], documents: Sequence[Document], fi
     if not any(document.is_workload for document in documents):
         message = "nothing here runs: a manifest needs a Pod or a Deployment"
         findings.add(violation(first, ("kind",), message, "NO_WORKLOAD"))
-
-
-def _check_hints(document: Document, findings: Findings) -> None:
-    for key in (resources.CPU_HINT, resources.MEMORY_HINT):
-        try:
-            resources.hint(document, key)
-        except InvalidArgument as error:
-            for found in error.violations:
-                findings.add(found)
 
 
 def _merge_annotations(documents: Sequence[Document], findings: Findings) -> dict[str, str]:

@@ -23,5 +23,12 @@ def format_path(path: Path, *, document: int = 0) -> str:
             parts.append(f".{step}" if parts else step)
         else:
             short = step if len(step) <= _MAX_KEY else f"{step[:_MAX_KEY]}…"
-            parts.append(f'["{short}"]')
+            parts.append(f'["{printable(short)}"]')
     return "".join(parts)
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would act on instead of showing it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

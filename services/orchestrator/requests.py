@@ -41,9 +41,12 @@ class Accepted:
     issues: tuple[Issue, ...] = ()
 
 
-def read(request: ApplyRequest) -> tuple[manifests.Manifest, Wish]:
-    """The documents and the wish that a request states; raises InvalidArgument with paths and lines."""
-    manifest = manifests.parse(request.manifest)
+def read(request: ApplyRequest, *, name_required: bool = False) -> tuple[manifests.Manifest, Wish]:
+    """The documents and the wish that a request states; raises InvalidArgument with paths and lines, all at once.
+
+    `name_required`: the request or its manifest must name the deployment.
+    """
+    manifest = manifests.parse(request.manifest, name_required=name_required and not request.deployment_id)
     if request.format and request.format != _FORMATS[manifest.format.name]:
         message = f"the content is {manifest.format.name}"
         raise InvalidArgument(

@@ -48,14 +48,7 @@ def policy_of(asked: Policy | None, *, engine_named: bool, annotations: Mapping[
         return asked
     text = annotations.get(ANNOTATION_POLICY)
     if text is not None:
-        if text.strip().upper() not in Policy.__members__:
-            message = f"{text!r} is no fallback policy; expected NONE, COMPATIBLE or ANY"
-            raise InvalidArgument(
-                f"annotation {ANNOTATION_POLICY}: {message}",
-                reason="BAD_FALLBACK_POLICY",
-                violations=[FieldViolation(field_path=f"metadata.annotations[{ANNOTATION_POLICY}]", message=message)],
-            )
-        return Policy[text.strip().upper()]
+        return Policy[text.strip().upper()]  # whoever read the manifest has refused what is none
     return Policy.NONE if engine_named else Policy.COMPATIBLE
 
 

@@ -23,6 +23,8 @@ _QUOTA_MAX = 600
 _REST = 64  # for "and N more"
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _CODES = {int(code) for code in Code}
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of writing."""
 _PLACE = re.compile(r"line (\d+), column (\d+): (.*)", re.DOTALL)
 
 
@@ -124,6 +126,10 @@ def translated() -> Iterator[None]:
         raise from_rpc_error(error) from error
 
 
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
 def _encoded(text: str) -> int:
     return len(text.encode())
 
@@ -133,8 +139,11 @@ def _percent_encoded(text: str) -> int:
 
 
 def _clip(text: str, limit: int, measure: Callable[[str], int] = _encoded) -> str:
-    """The text, cut to `limit` bytes on the wire; what UTF-8 cannot say (a file name's stray byte) becomes `?`."""
-    text = text[: limit + 1].encode(errors="replace").decode()
+    """The text, cut to `limit` bytes on the wire; what UTF-8 cannot say (a file name's stray byte) becomes `?`.
+
+    What would steer a terminal instead of being shown there becomes an escape: callers' texts come back in errors.
+    """
+    text = _STEERING.sub(_escaped, text[: limit + 1].encode(errors="replace").decode())
     if measure(text) <= limit:
         return text
     low, high = 0, len(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.errors import InvalidArgument
 from services.manifests import parse
 from tests.unit.manifests.samples import COMPOSE, found
 
@@ -34,6 +35,20 @@ from tests.unit.manifests.samples import COMPOSE, found
 def test_a_bad_outer_shape_is_refused_with_path_and_line(text: str, path: str, line: int, reason: str) -> None:
     """Services that are no mappings, unknown top-level fields and a bad `x-beemesh` are refused."""
     assert found(text) == [(path, line, reason)]
+
+
+def test_where_nothing_else_names_it_a_missing_name_is_one_of_the_faults() -> None:
+    """Whether a name is needed the caller knows; its absence is told along with all else that is wrong."""
+    text = "x-a: 1\nservices:\n  we b: {image: a}\n"
+    with pytest.raises(InvalidArgument) as caught:
+        parse(text, name_required=True)
+    told = [(item.field_path, item.line, item.reason) for item in caught.value.violations]
+    assert told == [("name", 1, "DEPLOYMENT_ID_REQUIRED"), ('services["we b"]', 3, "BAD_VALUE")]
+    alone = "name:\nservices: {web: {image: a}}\n"
+    with pytest.raises(InvalidArgument, match="deployment_id is needed") as caught:
+        parse(alone, name_required=True)
+    assert caught.value.reason == "DEPLOYMENT_ID_REQUIRED"
+    assert parse(alone).name == ""
 
 
 def test_what_compose_allows_passes_as_written() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.errors import FailedPrecondition, NotFound, Unavailable
 from services.orchestrator import selection
 from services.orchestrator.model import Config, EngineView, Issue, Policy, Stage, Verdict, Wish
 from tests.unit.orchestrator.fakes import COMPOSE, FUNCTION, KUBERNETES, VIRTUAL_MACHINE, view
@@ -154,13 +154,6 @@ def test_the_policy_may_stand_in_the_manifest(text: str, expected: Policy) -> No
     annotations = {selection.ANNOTATION_POLICY: text}
     assert selection.policy_of(None, engine_named=False, annotations=annotations) is expected
     assert selection.policy_of(Policy.NONE, engine_named=False, annotations=annotations) is Policy.NONE
-
-
-def test_a_policy_that_is_none_is_refused() -> None:
-    """A policy nobody knows is INVALID_ARGUMENT with the annotation's path."""
-    with pytest.raises(InvalidArgument) as caught:
-        selection.policy_of(None, engine_named=False, annotations={selection.ANNOTATION_POLICY: "sometimes"})
-    assert caught.value.violations[0].field_path == "metadata.annotations[beemesh.io/fallback-policy]"
 
 
 def test_a_refusal_names_every_candidate() -> None:
