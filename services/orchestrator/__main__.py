@@ -205,8 +205,7 @@ def _relay(engines: GrpcEngines, providers: GrpcProviders) -> _Relayed:
     routes[_REGISTRY.full_name] = lambda _metadata: engines.registry
     routes[_PROVIDER.full_name] = lambda _metadata: providers.channel
     services = (*_ENGINE_SERVICES, _REGISTRY, _PROVIDER)
-    methods = [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
-    return _Relayed(handler=Relay(routes, methods), names=tuple(routes))
+    return _Relayed(handler=Relay(services, routes), names=tuple(routes))
 
 
 async def _tell_health(server: Server, engines: GrpcEngines, providers: GrpcProviders) -> None:

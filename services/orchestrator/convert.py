@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.engine.v1 import workload_pb2
@@ -28,6 +28,7 @@ from services.orchestrator.model import (
     Plan,
     Policy,
     Revision,
+    State,
     Step,
 )
 from services.orchestrator.requests import ApplyRequest
@@ -179,6 +180,15 @@ def policy(value: int) -> Policy | None:
     if value and value not in list(Policy):
         raise bad("fallback_policy", f"{value} is none")
     return Policy(value) if value else None
+
+
+def states(values: Collection[int]) -> set[State]:
+    """The states that a client names; raises InvalidArgument for one that does not exist."""
+    known = {int(state): state for state in State}
+    for value in values:
+        if value not in known:
+            raise bad("states", f"{value} is none")
+    return {known[value] for value in values}
 
 
 def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:

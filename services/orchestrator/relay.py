@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from services.errors import FieldViolation, InvalidArgument, Unavailable
 from services.rpc.deadline import budget
@@ -26,13 +27,15 @@ Route = Callable[[Mapping[str, str]], grpc.aio.Channel]
 
 
 class Relay(grpc.GenericRpcHandler):
-    """Serves every method of the services in `routes` as a stream of raw messages each way."""
+    """Serves every method of some services by passing raw messages on, each way."""
 
-    def __init__(self, routes: Mapping[str, Route], methods: Iterable[str]) -> None:
-        """`routes`: full service name → route. `methods`: the full method paths that exist."""
+    def __init__(self, services: Iterable[ServiceDescriptor], routes: Mapping[str, Route]) -> None:
+        """`routes`: full service name → route."""
         self._handlers: Mapping[str, Any] = {
-            method: grpc.stream_stream_rpc_method_handler(_Pipe(method, routes[method.split("/")[1]]).serve)
-            for method in methods
+            path: _handler(path, method, routes[service.full_name])
+            for service in services
+            for method in service.methods
+            for path in (f"/{service.full_name}/{method.name}",)
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -40,20 +43,67 @@ class Relay(grpc.GenericRpcHandler):
         return self._handlers.get(str(handler_call_details.method))
 
 
+def _handler(path: str, method: MethodDescriptor, route: Route) -> Any:
+    """A single request goes out with the call itself.
+
+    Written into a stream it could meet a refusal that is on its way already, and grpc.aio would make INTERNAL of that.
+    """
+    pipe = _Pipe(path, route)
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(pipe.converse)
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(pipe.stream)
+    return grpc.unary_unary_rpc_method_handler(pipe.ask)
+
+
 class _Pipe:
     def __init__(self, method: str, route: Route) -> None:
         self._method = method
         self._route = route
 
-    async def serve(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Pass messages on until the served side ends; its status reaches the caller as it is."""
+    async def ask(self, request: bytes, context: Any) -> bytes:
+        """One request, one answer; the served side's status reaches the caller as it is."""
+        channel, metadata = self._target(context)
+        async with self._passing_on(context):
+            answer: bytes = await channel.unary_unary(self._method)(
+                request, metadata=metadata, timeout=budget(_STREAM_SECONDS)
+            )
+        return answer
+
+    async def stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        """One request, many answers."""
+        channel, metadata = self._target(context)
+        async with self._passing_on(context):
+            call: Any = channel.unary_stream(self._method)(request, metadata=metadata, timeout=budget(_STREAM_SECONDS))
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+
+    async def converse(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Messages both ways, until the served side ends."""
+        channel, metadata = self._target(context)
+        async with self._passing_on(context):
+            call: Any = channel.stream_stream(self._method)(metadata=metadata, timeout=budget(_STREAM_SECONDS))
+            feeder = asyncio.create_task(_feed(requests, call))
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+                feeder.cancel()
+                await asyncio.wait([feeder])
+
+    def _target(self, context: Any) -> tuple[Any, list[tuple[str, str | bytes]]]:
+        """The channel (any: its types know messages only) and the metadata to pass on."""
         metadata = [(key, value) for key, value in context.invocation_metadata() if not key.startswith(_HOP_BY_HOP)]
-        channel = self._route({key: value for key, value in metadata if isinstance(value, str)})
-        call: Any = channel.stream_stream(self._method)(metadata=metadata, timeout=budget(_STREAM_SECONDS))
-        feeder = asyncio.create_task(_feed(requests, call))
+        return self._route({key: value for key, value in metadata if isinstance(value, str)}), metadata
+
+    @contextlib.asynccontextmanager
+    async def _passing_on(self, context: Any) -> AsyncIterator[None]:
         try:
-            async for response in call:
-                yield response
+            yield
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error)
             if told.reason == "RPC_UNAVAILABLE":  # nobody listens: that is for us to say, without where
@@ -63,10 +113,6 @@ class _Pipe:
                     retry_after=1.0,
                 ) from error
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
-        finally:
-            call.cancel()
-            feeder.cancel()
-            await asyncio.wait([feeder])
 
 
 async def _feed(requests: AsyncIterator[bytes], call: Any) -> None:

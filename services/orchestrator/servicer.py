@@ -143,7 +143,9 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def WaitDeployment(self, request: pb.WaitDeploymentRequest, context: Any) -> pb.WaitDeploymentResponse:
         """Block until a state is reached by the generation that was there when the wait began."""
-        wanted = {State(value) for value in request.states} or {State.ACTIVE, State.SUCCEEDED}
+        wanted = convert.states(request.states) or {State.ACTIVE, State.SUCCEEDED}
+        if request.generation < 0:
+            raise convert.bad("generation", "must not be negative")
         timeout = waits.bounded(request.timeout if request.HasField("timeout") else None, "timeout", context)
         record = self._record(request.name)
         generation = request.generation or record.generation

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.errors import BeemeshError, Internal, InvalidArgument, Unauthenticated
+from services.errors import BeemeshError, Internal, InvalidArgument, Unauthenticated, Unimplemented
 from services.rpc import deadline
 from services.rpc.errors import DETAILS_KEY, from_rpc_error, grpc_code, to_status
 from services.telemetry import Log
@@ -38,9 +38,9 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Called by grpc for each RPC; a handler that stands for its method for good is wrapped once."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
         method = str(handler_call_details.method)
+        if handler is None:
+            return self._wrap(_NOT_SERVED, method)  # type: ignore[no-any-return]  # as below
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = (handler, self._wrap(handler, method))
@@ -105,6 +105,15 @@ class ServingInterceptor(grpc.aio.ServerInterceptor):
                 "this port needs metadata 'authorization: Bearer <token>'; the node's user can read its token file",
                 reason="TOKEN_REQUIRED" if not given else "TOKEN_WRONG",
             )
+
+
+async def _refuse(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    raise Unimplemented("this method is not served here", reason="UNSUPPORTED_VERB")
+    yield  # an async generator, as every streaming handler
+
+
+_NOT_SERVED: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
+"""grpc's own refusal would carry no ErrorInfo."""
 
 
 class _Undecodable:
