@@ -1,0 +1,1 @@
+"""Runs Compose projects through the Compose binary; knows Compose, and no engine."""

@@ -1,0 +1,108 @@
+"""Compose files as workloads: what of one is refused, and the project that the rest becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from services.engines.compose import fields, source
+from services.engines.compose.fields import Finding, NodePolicy
+from services.engines.compose.limits import limits
+from services.engines.compose.runner import Project, Runner
+from services.engines.compose.stamp import Hashes, LogCap, Stamp
+from services.engines.engine import Config, Issue, Severity, Spec
+from services.errors import FailedPrecondition, FieldViolation
+from services.manifests import Document, Manifest
+
+PROFILES = "profiles"
+"""The engine option: profiles that are active, separated by commas."""
+
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\*")
+
+
+class ComposeFiles:
+    """Turns a Compose file into a project for `Runner.up`."""
+
+    def __init__(self, *, runner: Runner, policy: NodePolicy | None = None, log_cap: LogCap | None = None) -> None:
+        self._runner = runner
+        self._policy = policy or NodePolicy()
+        self._log_cap = log_cap or LogCap()
+
+    def check(self, manifest: Manifest, config: Config) -> list[Issue]:
+        """Every field, variable and option that cannot be honoured as it is written. Pure."""
+        document = manifest.primary
+        found = self._findings(document, config)
+        return [*(finding.issue(document) for finding in found), *_of_config(config, manifest.text)]
+
+    async def resolve(self, spec: Spec, there: Hashes) -> Project:
+        """The project, resolved by Compose and stamped; `there`: the labels of what is there already.
+
+        Raises InvalidArgument(MANIFEST_INVALID) for what Compose does not take, FailedPrecondition for what a variable
+        has brought in that is not allowed, and what `Runner.config` raises.
+        """
+        document, env = spec.manifest.primary, source.variables(spec.config.env)
+        name = project_name(spec.workload_id)
+        text = source.written(document, self._findings(document, spec.config))
+        profiles = _profiles(spec.config)
+        model = await self._runner.config(name, text, document, env=env, profiles=profiles)
+        self._refuse(document, source.own_names(model, name), env)
+        stamp = Stamp(
+            ownership=spec.ownership,
+            config=spec.config,
+            log_cap=self._log_cap,
+            limits=limits(model, document, spec.config.resources),
+            there=there,
+        )
+        return Project(name=name, model=stamp.on(model), env=env)
+
+    def _findings(self, document: Document, config: Config) -> list[Finding]:
+        return fields.check(document.body, self._policy, source.variables(config.env))
+
+    def _refuse(self, document: Document, model: Mapping[str, Any], env: Mapping[str, str]) -> None:
+        """What Compose has filled in is held to the same rules."""
+        found = fields.check(model, self._policy, env)
+        issues = [each.issue(document) for each in found if each.severity is Severity.ERROR]
+        if issues:
+            raise FailedPrecondition(
+                f"with its variables filled in, {issues[0].field_path} {issues[0].message}",
+                reason=issues[0].reason,
+                violations=[
+                    FieldViolation(
+                        field_path=issue.field_path,
+                        message=issue.message,
+                        reason=issue.reason,
+                        line=issue.line,
+                        column=issue.column,
+                    )
+                    for issue in issues
+                ],
+            )
+
+
+def project_name(workload_id: str) -> str:
+    """The Compose project of a workload."""
+    return f"bm-{workload_id}"
+
+
+def _profiles(config: Config) -> Sequence[str]:
+    return [name for name in config.engine_options.get(PROFILES, "").split(",") if name]
+
+
+def _of_config(config: Config, text: str) -> Iterator[Issue]:
+    for name, value in config.engine_options.items():
+        path = f'config.engine_options["{name[:80]}"]'
+        if name != PROFILES:
+            yield _error(path, "UNKNOWN_OPTION", f"the only option is {PROFILES}: names separated by commas")
+        elif not all(_PROFILE.fullmatch(profile) for profile in value.split(",")):
+            yield _error(path, "BAD_VALUE", f"{value[:80]!r} is not a list of profiles separated by commas")
+    for name in source.steering(config.env, text):
+        message = f"{name} steers programs and cannot be a variable of the file; give it another name"
+        yield _error(f'config.env["{name[:80]}"]', "RESERVED_VARIABLE", message)
+    if config.resources.storage_bytes is not None:
+        message = "the storage of a container cannot be limited"
+        yield _error("config.resources.storage_bytes", fields.UNSUPPORTED_FIELD, message)
+
+
+def _error(path: str, reason: str, message: str) -> Issue:
+    return Issue(severity=Severity.ERROR, field_path=path, reason=reason, message=message)

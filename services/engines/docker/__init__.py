@@ -1,0 +1,1 @@
+"""The docker engine: Compose projects on docker."""
