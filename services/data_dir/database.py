@@ -68,9 +68,9 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def faults_in(connection: sqlite3.Connection) -> str:
-    """What SQLite finds wrong with the structure of a database; "" for nothing. Raises sqlite3.Error."""
-    found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")]
-    return "" if found == ["ok"] else "; ".join(found)
+    """What SQLite finds wrong with the structure of a database, in one line; "" for nothing. Raises sqlite3.Error."""
+    found = " ".join(str(row[0]) for row in connection.execute("PRAGMA quick_check(1)"))
+    return "" if found == "ok" else " ".join(found.replace("*** in database main ***", "").split())
 
 
 def beside(path: Path) -> list[Path]:
