@@ -56,7 +56,7 @@ spec:
 @contextmanager
 def node(engines: str, *, cores: set[int] | None = None) -> Iterator[LocalNode]:
     """A node whose engines can be used, on these cores."""
-    found = LocalNode(engines=engines, env={"BEEMESH_CPU": "100000", "BEEMESH_MEMORY": str(1 << 50)})
+    found = LocalNode(engines=engines, env={"BEEMESH_CPU": "100000", "BEEMESH_MEMORY": str(10**14)})
     try:
         start(found, cores=cores)
         yield found

@@ -184,11 +184,7 @@ class Keeper:
         if workload_id:
             check_workload_id(workload_id)
         await self._was_read.wait()
-        events = self._view.feed.watch(
-            resume_token=resume_token,
-            skip_snapshot=skip_snapshot,
-            match=(lambda item: item.workload_id == workload_id) if workload_id else None,
-        )
+        events = self._view.feed.watch(resume_token=resume_token, skip_snapshot=skip_snapshot, key=workload_id)
         async with closed_after(events) as stream:
             async for event in stream:
                 yield event

@@ -84,7 +84,7 @@ class History:
         if token and not token.isdecimal():
             raise InvalidArgument(f"resume_token {token[:40]!r} is none of ours", reason="BAD_RESUME_TOKEN")
         last = int(token[:18] or 0)
-        live = self._feed.watch(match=lambda event: event.deployment_id == deployment_id, skip_snapshot=True)
+        live = self._feed.watch(key=deployment_id, skip_snapshot=True)
         async with aclosing(live):
             await anext(live)  # subscribed: what happens from here on waits in the queue
             kept = await asyncio.to_thread(self.of, deployment_id)

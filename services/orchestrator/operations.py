@@ -68,7 +68,7 @@ class Operations:
         def over(record: Deployment | None) -> bool:
             return record is None or record.generation != generation or not record.in_flight or record.retries > 0
 
-        feed = self._book.feed.watch(match=lambda item: item.deployment_id == deployment_id)
+        feed = self._book.feed.watch(key=deployment_id)
         with contextlib.suppress(TimeoutError):
             async with contextlib.aclosing(feed), asyncio.timeout(timeout):
                 if not over(self._book.last(deployment_id)):

@@ -129,10 +129,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     ) -> AsyncIterator[pb.WatchDeploymentsResponse]:
         """The feed of views."""
         name = waits.id_of(request.name) if request.name else ""
-        feed = self._views.feed.watch(
-            resume_token=request.resume_token,
-            match=(lambda view: view.record.deployment_id == name) if name else None,
-        )
+        feed = self._views.feed.watch(resume_token=request.resume_token, key=name)
         async with contextlib.aclosing(feed) as events:
             async for event in events:
                 yield pb.WatchDeploymentsResponse(
@@ -149,14 +146,12 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         timeout = waits.bounded(request.timeout if request.HasField("timeout") else None, "timeout", context)
         record = self._record(request.name)
         generation = request.generation or record.generation
-        async with contextlib.aclosing(self._views.feed.watch()) as events:
+        async with contextlib.aclosing(self._views.feed.watch(key=record.deployment_id)) as events:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     async for event in events:
                         view = event.item
-                        if view is None or view.record.deployment_id != record.deployment_id:
-                            continue
-                        if waits.reached(view, wanted, generation):
+                        if view is not None and waits.reached(view, wanted, generation):
                             return pb.WaitDeploymentResponse(deployment=convert.deployment(view, node_id=self._node_id))
         raise DeadlineExceeded(
             f"deployment {record.deployment_id!r} is {self._views.of(self._record(request.name)).state.name} after "

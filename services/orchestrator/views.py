@@ -47,7 +47,7 @@ class Views:
 
     async def heard(self, deployment_id: str, timeout: float) -> None:
         """Wait until its engine can be heard, e.g. after a start; not longer than `timeout` seconds."""
-        feed = self.feed.watch(match=lambda view: view.record.deployment_id == deployment_id)
+        feed = self.feed.watch(key=deployment_id)
         with contextlib.suppress(TimeoutError):
             async with contextlib.aclosing(feed), asyncio.timeout(timeout):
                 async for event in feed:

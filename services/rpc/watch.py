@@ -44,6 +44,7 @@ class Event(Generic[T]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Change(Generic[T]):
     sequence: int
+    key: str
     type: EventType
     item: T
     reason: str
@@ -65,7 +66,8 @@ class Feed(Generic[T]):
         self._sequence = 0
         self._buffer = buffer
         self._bookmark_seconds = bookmark_seconds
-        self._watchers: set[asyncio.Queue[_Change[T] | None]] = set()
+        self._watchers: dict[str, set[asyncio.Queue[_Change[T] | None]]] = {}
+        """By the key that they follow, "" for all: who waits for one of many items is not woken for the others."""
         self._closed = False
 
     @property
@@ -87,7 +89,7 @@ class Feed(Generic[T]):
         if known is not None and known == item:
             return False
         self._items[key] = item
-        self._record(EventType.ADDED if known is None else EventType.UPDATED, item, reason)
+        self._record(key, EventType.ADDED if known is None else EventType.UPDATED, item, reason)
         return True
 
     def remove(self, key: str, *, last: T | None = None, reason: str = "") -> bool:
@@ -95,32 +97,39 @@ class Feed(Generic[T]):
         known = self._items.pop(key, None)
         if known is None:
             return False
-        self._record(EventType.REMOVED, known if last is None else last, reason)
+        self._record(key, EventType.REMOVED, known if last is None else last, reason)
         return True
 
     def close(self) -> None:
         """End every watch with Unavailable, now and from now on: without it, draining waits for watchers in vain."""
         self._closed = True
-        for queue in list(self._watchers):
-            self._cut(queue)
+        for key, queues in list(self._watchers.items()):
+            for queue in list(queues):
+                self._cut(key, queue)
 
     async def watch(
-        self, *, resume_token: str = "", match: Callable[[T], bool] | None = None, skip_snapshot: bool = False
+        self,
+        *,
+        resume_token: str = "",
+        key: str = "",
+        match: Callable[[T], bool] | None = None,
+        skip_snapshot: bool = False,
     ) -> AsyncGenerator[Event[T], None]:
         """Yield the snapshot (or what came after `resume_token`), SYNCED, then changes until the caller stops.
 
-        Raises OutOfRange, InvalidArgument (a token that is none), Aborted (too slow), Unavailable (closed).
+        `key`: of this item alone, which costs nothing for all the others. Raises OutOfRange, InvalidArgument (a token
+        that is none), Aborted (too slow), Unavailable (closed).
         """
         self._check_open()
         wanted = match or (lambda _item: True)
         queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=self._buffer)
         backlog = self._backlog(resume_token) if resume_token else None
-        start, items = self._sequence, list(self._items.values())
-        self._watchers.add(queue)
+        start, items = self._sequence, self._of(key)
+        self._watchers.setdefault(key, set()).add(queue)
         try:
             if backlog is not None:
                 for change in backlog:
-                    if wanted(change.item):
+                    if key in ("", change.key) and wanted(change.item):
                         yield self._event(change)
             elif not skip_snapshot:
                 for item in items:
@@ -130,7 +139,12 @@ class Feed(Generic[T]):
             async for event in self._follow(queue, start, wanted):
                 yield event
         finally:
-            self._watchers.discard(queue)
+            self._leave(key, queue)
+
+    def _of(self, key: str) -> list[T]:
+        if not key:
+            return list(self._items.values())
+        return [self._items[key]] if key in self._items else []
 
     async def _follow(
         self, queue: asyncio.Queue[_Change[T] | None], last: int, wanted: Callable[[T], bool]
@@ -142,6 +156,8 @@ class Feed(Generic[T]):
                 async with asyncio.timeout_at(silent_until):
                     change = await queue.get()
             except TimeoutError:
+                if queue.empty():  # all that was for this watcher has been read: what else happened was not
+                    last = self._sequence
                 yield Event(type=EventType.BOOKMARK, token=self._token(last))
                 silent_until = clock() + self._bookmark_seconds
                 continue
@@ -160,18 +176,25 @@ class Feed(Generic[T]):
         if self._closed:
             raise Unavailable("the service is stopping; watch again when it is back", reason="SERVICE_STOPPING")
 
-    def _record(self, kind: EventType, item: T, reason: str) -> None:
+    def _record(self, key: str, kind: EventType, item: T, reason: str) -> None:
         self._sequence += 1
-        change = _Change(sequence=self._sequence, type=kind, item=item, reason=reason)
+        change = _Change(sequence=self._sequence, key=key, type=kind, item=item, reason=reason)
         self._log.append(change)
-        for queue in list(self._watchers):
-            if queue.full():
-                self._cut(queue)
-            else:
-                queue.put_nowait(change)
+        for followed in dict.fromkeys(("", key)):
+            for queue in list(self._watchers.get(followed, ())):
+                if queue.full():
+                    self._cut(followed, queue)
+                else:
+                    queue.put_nowait(change)
 
-    def _cut(self, queue: asyncio.Queue[_Change[T] | None]) -> None:
-        self._watchers.discard(queue)
+    def _leave(self, key: str, queue: asyncio.Queue[_Change[T] | None]) -> None:
+        queues = self._watchers.get(key, set())
+        queues.discard(queue)
+        if not queues:
+            self._watchers.pop(key, None)
+
+    def _cut(self, key: str, queue: asyncio.Queue[_Change[T] | None]) -> None:
+        self._leave(key, queue)
         while not queue.empty():
             queue.get_nowait()
         queue.put_nowait(None)

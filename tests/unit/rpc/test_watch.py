@@ -170,6 +170,38 @@ async def test_unwanted_changes_do_not_put_off_the_bookmark() -> None:
     await watch.aclose()
 
 
+async def test_a_watch_of_one_item_sees_that_item_alone() -> None:
+    """A watch by key has that item's snapshot and changes, resumes, and is not woken for any other."""
+    feed = a_feed(buffer=2)
+    feed.put("a", "1")
+    feed.put("b", "1")
+    watch = feed.watch(key="a")
+    assert await take(watch, 1) == [(SNAPSHOT, "1")]
+    token = (await anext(watch)).token
+    for number in range(2, 9):
+        feed.put("b", str(number))  # more than its buffer holds, and none of its business
+    feed.put("a", "2")
+    feed.remove("a")
+    assert await take(watch, 2) == [(UPDATED, "2"), (REMOVED, "2")]
+    await watch.aclose()
+    again = feed.watch(resume_token=token, key="a")
+    assert await take(again, 3) == [(UPDATED, "2"), (REMOVED, "2"), (SYNCED, None)]
+    await again.aclose()
+    assert await take(feed.watch(key="a"), 1) == [(SYNCED, None)]
+
+
+async def test_the_bookmark_of_one_item_moves_on_with_the_others() -> None:
+    """The token of a watch by key stays good, however much happens to other items meanwhile."""
+    feed = a_feed(bookmark_seconds=0.01, log_size=2)
+    watch = feed.watch(key="a")
+    await anext(watch)
+    for number in range(5):
+        feed.put("b", str(number))
+    event = await anext(watch)
+    assert (event.type, event.token) == (BOOKMARK, feed.token)
+    await watch.aclose()
+
+
 async def test_a_closed_feed_ends_its_watches() -> None:
     """Closing ends every watch, running or new, with Unavailable."""
     feed = a_feed()
