@@ -357,4 +357,5 @@ def bad(field: str, message: str) -> InvalidArgument:
 
 def resource_text(*, cpu_cores: float, memory_bytes: int) -> Mapping[str, str]:
     """The two `resource.*` keys of a provider record: "4" and "8GB" (decimal, as the seed spells them)."""
-    return {"resource.cpu": f"{cpu_cores:g}", "resource.memory": f"{round(memory_bytes / 1e9, 1):g}GB"}
+    memory = f"{memory_bytes / 1e9:.1f}".removesuffix(".0")
+    return {"resource.cpu": f"{cpu_cores:g}", "resource.memory": f"{memory}GB"}
