@@ -67,10 +67,12 @@ class Applier:
 
     async def apply(self, request: ApplyRequest) -> Accepted:
         """Accept: from here on the intent is durable and will be carried out, whatever becomes of the caller."""
-        manifest, wish = read(request)
+        manifest, wish = read(request, name_required=True)
         deployment_id = name_of(request, manifest)
         async with self._lock(deployment_id):
-            self._check_request_id(request, deployment_id, wish)
+            repeated = self._repeated(request.request_id, deployment_id, wish.canonical_digest)
+            if repeated is not None:
+                return repeated
             existing = self._book.find(deployment_id)
             if request.etag and request.etag != _etag(existing):
                 raise Aborted(
@@ -99,9 +101,11 @@ class Applier:
         """
         async with self._lock(deployment_id):
             existing = self._book.get(deployment_id)
+            repeated = self._repeated(request_id, deployment_id)
+            if repeated is not None:
+                return repeated
             wish = await asyncio.to_thread(self._earlier, existing, revision)
             request = ApplyRequest(manifest=wish.manifest, deployment_id=deployment_id, request_id=request_id)
-            self._check_request_id(request, deployment_id, wish)
             same = self._unchanged(existing, wish)
             return same if same is not None else await self._accept(request, deployment_id, wish, existing)
 
@@ -122,7 +126,7 @@ class Applier:
 
     async def plan(self, request: ApplyRequest) -> Plan:
         """What an apply of this would do; shares its checks and its choice, and touches nothing."""
-        manifest, wish = read(request)
+        manifest, wish = read(request, name_required=True)
         deployment_id = name_of(request, manifest)
         existing = self._book.find(deployment_id)
         if existing is not None and _is_so(existing, wish):
@@ -146,14 +150,29 @@ class Applier:
             made = replace(made, action=Action.REPLACE, changes=(moved, *made.changes))
         return replace(made, decision=decision, etag=_etag(existing), issues=selected.issues or made.issues)
 
-    def _check_request_id(self, request: ApplyRequest, deployment_id: str, wish: Wish) -> None:
-        used = self._book.request(request.request_id)
-        if used is not None and (used.deployment_id, used.digest) != (deployment_id, wish.canonical_digest):
+    def _repeated(self, request_id: str, deployment_id: str, digest: str = "") -> Accepted | None:
+        """The deployment that a request was accepted for, as it is now, if this one repeats it; `digest` "": of any.
+
+        Raises InvalidArgument (the id was used for something else), Aborted (SUPERSEDED: another request came after).
+        """
+        used = self._book.request(request_id)
+        if used is None:
+            return None
+        if used.deployment_id != deployment_id or digest not in ("", used.digest):
             raise InvalidArgument(
-                f"request_id {request.request_id!r} was used for another apply, of deployment {used.deployment_id!r}",
+                f"request_id {request_id!r} was used for another apply, of deployment {used.deployment_id!r}",
                 reason="REQUEST_ID_REUSED",
                 violations=[FieldViolation(field_path="request_id", message="was used for another apply")],
             )
+        existing = self._book.find(deployment_id)
+        if existing is None or existing.request_id != request_id:
+            raise Aborted(
+                f"request {request_id!r} on deployment {deployment_id!r} was accepted, and another one came after it",
+                reason="SUPERSEDED",
+                metadata={"deployment_id": deployment_id},
+            )
+        self._operations.nudge(deployment_id)
+        return Accepted(deployment=existing, action=Action.NONE)
 
     def _unchanged(self, existing: Deployment, wish: Wish) -> Accepted | None:
         """NONE, when this is what is (being) made of it already; raises Aborted when something else is under way."""
@@ -336,7 +355,7 @@ class Applier:
         return record
 
     async def observe(self, deployment_id: str, outcome: Outcome, failure: Failure | None, message: str) -> None:
-        """A workload was seen in another state; a deployment at rest follows it."""
+        """A workload was seen in another state; a deployment at rest follows it. Raises what the store does."""
         async with self._lock(deployment_id):
             record = self._book.find(deployment_id)
             if record is not None and record.step is Step.REST:

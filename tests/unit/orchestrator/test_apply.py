@@ -325,6 +325,56 @@ async def test_a_request_id_names_one_apply(start: Start) -> None:
             await applied(core, OTHER, request_id="r1")
 
 
+async def test_a_repeated_request_is_told_its_failure_and_tries_nothing(start: Start) -> None:
+    """Asking again with the request_id of an apply that failed gives that apply's failure, and no second attempt."""
+    async with start(FakeEngines(view("podman"))) as core:
+        core.engines["podman"].fail_deploy = [FailedPrecondition("no", reason="IMAGE_NOT_FOUND")]
+        assert await applied(core, request_id="r1") == (Action.CREATE, State.FAILED)
+        assert await applied(core, request_id="r1") == (Action.NONE, State.FAILED)
+        assert (core.book.get(ID).generation, core.engines["podman"].calls.count("deploy")) == (1, 1)
+        assert await applied(core, request_id="r2") == (Action.CREATE, State.ACTIVE)
+
+
+async def test_a_repeated_request_needs_no_fresh_etag(start: Start) -> None:
+    """The etag was right when the request was accepted; its repeat finds the deployment all the same."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        etag = core.book.get(ID).etag
+        assert await applied(core, OTHER, etag=etag, request_id="r1") == (Action.REPLACE, State.ACTIVE)
+        assert await applied(core, OTHER, etag=etag, request_id="r1") == (Action.NONE, State.ACTIVE)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_repeat_that_comes_too_late_undoes_nothing(start: Start, gone: bool) -> None:
+    """Once another request came after it, or the deployment was deleted, the repeat of a request is ABORTED."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core, request_id="r1")
+        if gone:
+            await core.applier.delete(ID)
+            await core.until(lambda: core.book.find(ID) is None)
+        else:
+            await applied(core, OTHER)
+        with pytest.raises(Aborted, match="another one came after it") as caught:
+            await applied(core, request_id="r1")
+        assert caught.value.reason == "SUPERSEDED"
+        assert bool(core.engines["podman"].workloads) is not gone
+
+
+async def test_a_repeated_rollback_goes_no_further_back(start: Start) -> None:
+    """The same request_id goes back once; without it each call goes further."""
+    async with start(FakeEngines(view("podman"))) as core:
+        for number in (1, 2, 3):
+            await applied(core, POD.replace("busybox:1", f"busybox:{number}"))
+        for action in (Action.REPLACE, Action.NONE):
+            accepted = await core.applier.roll_back(ID, 0, request_id="r1")
+            await core.operations.settled(ID, accepted.deployment.generation, 5)
+            assert accepted.action is action
+        assert "busybox:2" in core.book.get(ID).wish.manifest
+        assert core.book.get(ID).generation == 4
+        with pytest.raises(InvalidArgument, match="used for another apply"):
+            await applied(core, POD, request_id="r1")
+
+
 async def test_a_stale_etag_is_aborted(start: Start) -> None:
     """An etag that is not the current one ends in ABORTED, for apply and delete."""
     async with start(FakeEngines(view("podman"))) as core:
