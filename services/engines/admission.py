@@ -13,6 +13,7 @@ from services.engines.engine import Config, Engine, Issue, Severity
 from services.errors import BeemeshError, FailedPrecondition, FieldViolation, InvalidArgument
 from services.identity import canonical_digest, check_deployment_id
 from services.manifests import Format, Manifest
+from services.manifests.resources import scaled_to_zero
 
 WORKLOAD_ID_MAX = 57
 """So that `<workload_id>-<n>` stays within the 63 characters of a DNS label."""
@@ -84,7 +85,7 @@ def admit(order: DeployOrder, engine: Engine) -> Admitted:
         manifest=manifest,
         digest=canonical_digest(manifest.canonical_digest, config_json(order.config)),
         issues=issues,
-        scaled_to_zero=_scaled_to_zero(manifest, order.config),
+        scaled_to_zero=scaled_to_zero(manifest, replicas=order.config.replicas),
     )
 
 
@@ -208,19 +209,6 @@ def _as_issues(error: BeemeshError) -> tuple[Issue, ...]:
         )
         for violation in error.violations
     )
-
-
-def _scaled_to_zero(manifest: Manifest, config: Config) -> bool:
-    """Whether the backend rightly has nothing of it: no replica of anything is wanted."""
-    if config.replicas is not None:
-        return config.replicas == 0
-    workloads = [document for document in manifest.documents if document.is_workload]
-    return all(document.kind == "Deployment" and _replicas(document.body) == 0 for document in workloads)
-
-
-def _replicas(body: dict[str, object]) -> object:
-    spec = body.get("spec")
-    return spec.get("replicas") if isinstance(spec, dict) else None
 
 
 def _bad_field(path: str, text: str, message: str, *, reason: str) -> InvalidArgument:

@@ -99,6 +99,14 @@ def requested(manifest: Manifest, *, replicas: int | None = None) -> Requested:
     )
 
 
+def scaled_to_zero(manifest: Manifest, *, replicas: int | None = None) -> bool:
+    """Whether no replica of anything is wanted, by the override or by the manifest itself."""
+    if replicas is not None:
+        return replicas == 0
+    workloads = [document for document in manifest.documents if document.is_workload]
+    return all(document.kind == "Deployment" and _copies(document, None) == 0 for document in workloads)
+
+
 def container_limits(document: Document) -> Mapping[str, Limits]:
     """The limits of each container of a Pod or Deployment by name, init containers included, after hints.
 

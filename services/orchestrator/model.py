@@ -185,6 +185,8 @@ class Wish:
     policy: Policy = Policy.COMPATIBLE
     warn: bool = False
     """ValidationMode WARN: fields that the engine would drop are issues, not refusals."""
+    scaled_to_zero: bool = False
+    """No replica is wanted: that nothing runs is as it should be."""
     cpu_cores: float = 0.0
     memory_bytes: int = 0
 

@@ -65,7 +65,7 @@ class Reconciler:
         seen = self._engines.observed(record.engine_id, record.workload_id)
         if seen is not None and hash_label(seen.digest) != record.deployed:
             return  # an earlier revision runs on, because this one was refused: it does not speak for this record
-        outcome = outcome_of(seen.state if seen is not None else None)
+        outcome = outcome_of(record, seen)
         if outcome is None:
             return
         message = seen.message if seen is not None else f"engine {record.engine_id} says that it is gone"

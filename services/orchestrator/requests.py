@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from services import identity, manifests
 from services.errors import FieldViolation, InvalidArgument
-from services.manifests.resources import requested
+from services.manifests.resources import requested, scaled_to_zero
 from services.orchestrator import selection
 from services.orchestrator.model import Action, Config, Deployment, Issue, Policy, Wish
 
@@ -68,6 +68,7 @@ def read(request: ApplyRequest, *, name_required: bool = False) -> tuple[manifes
             request.policy, engine_named=bool(request.engine_id), annotations=manifest.annotations
         ),
         warn=request.warn,
+        scaled_to_zero=scaled_to_zero(manifest, replicas=config.replicas),
         cpu_cores=asked.cpu_cores if config.cpu_cores is None else config.cpu_cores,
         memory_bytes=asked.memory_bytes if config.memory_bytes is None else config.memory_bytes,
     )

@@ -17,6 +17,7 @@ from services.orchestrator.model import (
     Decision,
     Deployment,
     Failure,
+    Observed,
     Policy,
     Step,
     Verdict,
@@ -206,7 +207,7 @@ class Steps:
             except BeemeshError:
                 await self._engines.wait_changed(record.workload_id, _LOOK_SECONDS)
                 continue
-            outcome = outcome_of(seen.state if seen is not None else None)
+            outcome = outcome_of(record, seen)
             if outcome is not None:
                 message = seen.message if seen is not None else ""
                 failure = broken(record, message) if outcome is Outcome.BROKEN else None
@@ -240,11 +241,13 @@ class Steps:
         return Result(record=record, outcome=Outcome.REMOVED)
 
 
-def outcome_of(state: int | None) -> Outcome | None:
-    """What a workload's state (None: not there) means for the flow; None: nothing yet."""
-    if state is None:
+def outcome_of(record: Deployment, seen: Observed | None) -> Outcome | None:
+    """What the state of a deployment's workload (None: not there) means for the flow; None: nothing yet."""
+    if seen is None:
         return Outcome.VANISHED
-    return {RUNNING: Outcome.RUNNING, SUCCEEDED: Outcome.SUCCEEDED, FAILED: Outcome.BROKEN}.get(state)
+    if seen.state == STOPPED and record.wish.scaled_to_zero:
+        return Outcome.RUNNING  # all of nothing
+    return {RUNNING: Outcome.RUNNING, SUCCEEDED: Outcome.SUCCEEDED, FAILED: Outcome.BROKEN}.get(seen.state)
 
 
 def broken(record: Deployment, message: str, *, gone: bool = False) -> Failure:

@@ -74,7 +74,7 @@ def _effective(record: Deployment, seen: Observed | None) -> tuple[State, str]:
         return record.state, record.message
     if seen.state == UNKNOWN:
         return State.UNKNOWN, seen.message
-    if record.state is State.ACTIVE and seen.state == STOPPED:
+    if record.state is State.ACTIVE and seen.state == STOPPED and not record.wish.scaled_to_zero:
         return State.STOPPED, seen.message
     if record.state is State.ACTIVE and seen.state in (STARTING, DEGRADED):
         return State.DEGRADED, seen.message

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.errors import InvalidArgument
 from services.manifests import parse
-from services.manifests.resources import Limits, Requested, container_limits, requested
+from services.manifests.resources import Limits, Requested, container_limits, requested, scaled_to_zero
 from tests.unit.manifests.samples import COMPOSE, CONFIG_MAP, DEPLOYMENT, FUNCTION, MACHINE, POD, the_violation
 
 MI = 2**20
@@ -190,3 +190,19 @@ def test_limits_after_a_hint_never_exceed_it(limits: list[int | None], hint: int
         assert size is not None
         assert limit is None or size <= limit
     assert requested(parse(text)).memory_bytes <= hint
+
+
+@pytest.mark.parametrize(
+    ("text", "replicas", "expected"),
+    [
+        (DEPLOYMENT.replace("replicas: 3", "replicas: 0"), None, True),
+        (DEPLOYMENT.replace("replicas: 3", "replicas: 0"), 2, False),
+        (DEPLOYMENT, None, False),
+        (DEPLOYMENT, 0, True),
+        (f"{DEPLOYMENT.replace('replicas: 3', 'replicas: 0')}---\n{POD}", None, False),
+        (COMPOSE, 0, True),
+    ],
+)
+def test_nothing_may_be_what_is_wanted(text: str, replicas: int | None, expected: bool) -> None:
+    """No replica is wanted where the override, or else every workload of the manifest, says zero."""
+    assert scaled_to_zero(parse(text), replicas=replicas) is expected
