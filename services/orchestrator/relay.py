@@ -16,11 +16,14 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from services.errors import FieldViolation, InvalidArgument, Unavailable
 from services.rpc.deadline import budget
 from services.rpc.errors import from_rpc_error
+from services.rpc.sending import heard_out
 
 ENGINE_KEY = "beemesh-engine"
 
 _HOP_BY_HOP = ("grpc-", ":", "user-agent", "authorization", "te", "content-type")
 _STREAM_SECONDS = 3600.0
+_TALK_SECONDS = 86_400.0
+"""A shell cannot be opened anew."""
 
 Route = Callable[[Mapping[str, str]], grpc.aio.Channel]
 """From call metadata to the channel that serves it; raises domain errors."""
@@ -44,10 +47,7 @@ class Relay(grpc.GenericRpcHandler):
 
 
 def _handler(path: str, method: MethodDescriptor, route: Route) -> Any:
-    """A single request goes out with the call itself.
-
-    Written into a stream it could meet a refusal that is on its way already, and grpc.aio would make INTERNAL of that.
-    """
+    """A single request goes out with the call itself: a stream would take it one turn later, and need a feeder."""
     pipe = _Pipe(path, route)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(pipe.converse)
@@ -85,7 +85,7 @@ class _Pipe:
         """Messages both ways, until the served side ends."""
         channel, metadata = self._target(context)
         async with self._passing_on(context):
-            call: Any = channel.stream_stream(self._method)(metadata=metadata, timeout=budget(_STREAM_SECONDS))
+            call = heard_out(channel.stream_stream(self._method)(metadata=metadata, timeout=budget(_TALK_SECONDS)))
             feeder = asyncio.create_task(_feed(requests, call))
             try:
                 async for response in call:
