@@ -24,6 +24,12 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_directory(path.parent)
 
 
+def make_private(directory: Path) -> None:
+    """Make `directory` and what is missing above it, each closed to others (0700); raises OSError."""
+    for missing in reversed([place for place in (directory, *directory.parents) if not place.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
 def sync_file(path: Path) -> None:
     """Have the content of a file on disk; raises OSError."""
     _sync(path, os.O_RDONLY)

@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from services.bound import bound
-from services.data_dir import claimed
+from services.data_dir import NODE_LOCK, claimed
+from services.node import commands
 from services.node.notify import notify
 from services.node.plan import Layout, Process, choose_engines, plan
 from services.node.readiness import Readiness
+from services.node.restore import check_whole
 from services.node.settings import Settings
 from services.node.supervisor import Launch, Running, Supervisor
 from services.rpc.process import run
@@ -31,6 +33,9 @@ log = Log(__name__)
 
 def main() -> None:
     """The program."""
+    if sys.argv[1:2] and sys.argv[1] in commands.COMMANDS:
+        commands.main(PROGRAM, sys.argv[1:], os.environ)
+        return
     settings = load(Settings, program=PROGRAM, argv=sys.argv[1:], env=os.environ)
     configure(service=PROGRAM, level=settings.log_level)
     launch = functools.partial(_launch, _environment(settings, sys.argv[1:]))
@@ -59,7 +64,8 @@ async def supervise(settings: Settings, launch: Launch, stop: asyncio.Event) -> 
         )
     with ExitStack() as held:
         for directory in dict.fromkeys((layout.data_dir, layout.run_dir)):
-            held.enter_context(claimed(directory, lock_name="node.lock"))
+            held.enter_context(claimed(directory, lock_name=NODE_LOCK))
+        check_whole(layout.data_dir)
         public = _settled(settings.public, socket.SOCK_STREAM)
         dht_listen = _settled(settings.dht_listen, socket.SOCK_DGRAM)
         processes = plan(layout, engines=engines, public=public, dht_listen=dht_listen)

@@ -10,7 +10,7 @@ from services.settings import data_home, run_home
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Runs every service of a Beemesh node on this machine."""
+    """Runs every service of a Beemesh node; `backup FILE` saves what it knows, `restore FILE` brings it back."""
 
     data_dir: Path = field(default_factory=data_home)
     """What must outlive a restart: identity, deployments, records."""

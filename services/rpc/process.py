@@ -31,15 +31,15 @@ def run(program: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     try:
         uvloop.run(body())
     except BeemeshError as error:
-        _end(program, error)
+        give_up(program, error)
     except BaseExceptionGroup as group:
         known, others = group.split(BeemeshError)
         if known is None or others is not None:
             raise
-        _end(program, _first(known))
+        give_up(program, _first(known))
 
 
-def _end(program: str, error: BeemeshError) -> NoReturn:
+def give_up(program: str, error: BeemeshError) -> NoReturn:
     """One line, and an exit code that says whether starting it again as it is could help."""
     sys.stderr.write(f"{program}: {error.message} ({error.reason})\n")
     sys.exit(EX_CONFIG if error.code in _MENDED_BY_HAND else 1)
