@@ -14,6 +14,7 @@ from services.engines.records import Phase, Record, Records, Removal
 from services.engines.view import View, Workload, assemble, removed
 from services.errors import BeemeshError, DeadlineExceeded, Unavailable
 from services.identity import hash_label
+from services.manifests.reader import Reader
 from services.telemetry import Log
 
 log = Log(__name__)
@@ -50,6 +51,7 @@ class Deployer:
         operations: Operations,
         view: View,
         planner: Planner,
+        reader: Reader,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -59,6 +61,7 @@ class Deployer:
         self._view = view
         self._clock = clock
         self._planner = planner
+        self._reader = reader
 
     async def deploy(self, order: DeployOrder) -> Deployed:
         """Make it run: create, replace where allowed, or nothing when it already is so.
@@ -67,7 +70,7 @@ class Deployer:
         (STALE_ETAG, OPERATION_IN_PROGRESS), Unavailable, ResourceExhausted, DataLoss. Metadata `leftovers`: "true" says
         that something of a failed attempt may still be there.
         """
-        admitted = admit(order, self._engine)
+        admitted = await self._reader.read(order.text, lambda: admit(order, self._engine))
         while running := self._operations.current(order.workload_id):
             if running.verb is not Verb.FORGET:
                 return await _join(running, admitted)

@@ -26,6 +26,7 @@ from services.engines.streams import closed_after
 from services.engines.view import View, Workload
 from services.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from services.manifests import Format
+from services.manifests.reader import Reader
 from services.rpc.listing import paginate
 from services.rpc.watch import Event
 from services.telemetry import Log
@@ -58,7 +59,8 @@ class Keeper:
         self._view = View(backend=self._backend, records=records, operations=self._operations, clock=clock, epoch=epoch)
         engine.listener = self._view.tell
         engine.may_run = records.may_run
-        self._planner = Planner(engine=engine, backend=self._backend, records=records)
+        self._reader = Reader()
+        self._planner = Planner(engine=engine, backend=self._backend, records=records, reader=self._reader)
         self._deployer = Deployer(
             engine=engine,
             backend=self._backend,
@@ -66,6 +68,7 @@ class Keeper:
             operations=self._operations,
             view=self._view,
             planner=self._planner,
+            reader=self._reader,
             clock=clock,
         )
         self.power = Power(
@@ -101,6 +104,7 @@ class Keeper:
             loop.cancel()
         await self._group.__aexit__(None, None, None)
         await self._operations.__aexit__()
+        self._reader.__exit__()
         self._records.close()
 
     def drain(self) -> None:
@@ -112,13 +116,17 @@ class Keeper:
         """By workload id: the record file that cannot be read, and why."""
         return self._records.unreadable
 
-    def validate(self, text: str, expected: Format | None, *, lenient: bool, config: Config | None = None) -> Verdict:
+    async def validate(
+        self, text: str, expected: Format | None, *, lenient: bool, config: Config | None = None
+    ) -> Verdict:
         """All findings about a manifest; touches nothing. Raises InvalidArgument when there is no text."""
-        return validate(text, expected, self._engine, lenient=lenient, config=config)
+        return await self._reader.read(
+            text, lambda: validate(text, expected, self._engine, lenient=lenient, config=config)
+        )
 
     async def plan(self, order: DeployOrder) -> Plan:
         """What a deploy that may replace would do; touches nothing. Raises as `Deployer.deploy` refuses."""
-        return await self._planner.plan(admit(order, self._engine))
+        return await self._planner.plan(await self._reader.read(order.text, lambda: admit(order, self._engine)))
 
     async def deploy(self, order: DeployOrder) -> Deployed:
         """See `Deployer.deploy`; raises FailedPrecondition(ENGINE_DRAINING) while the engine stops."""

@@ -15,6 +15,7 @@ from services.engines.records import Phase, Record, Records
 from services.engines.view import etag
 from services.errors import Aborted, BeemeshError
 from services.manifests import Manifest
+from services.manifests.reader import Reader
 
 REPLACES = "replace"
 
@@ -46,8 +47,9 @@ class Plan:
 class Planner:
     """Looks at the record and the backend."""
 
-    def __init__(self, *, engine: Engine, backend: Backend, records: Records) -> None:
+    def __init__(self, *, engine: Engine, backend: Backend, records: Records, reader: Reader) -> None:
         self._engine = engine
+        self._reader = reader
         self._backend = backend
         self._records = records
 
@@ -70,8 +72,10 @@ class Planner:
         if order.etag and not is_retry:
             check_etag(record, order.workload_id, order.etag)
         is_new = record is not None and record.canonical_digest != admitted.digest
-        old = _spec(record) if record and (is_new or record.phase is Phase.UPDATING) else None
-        changes = self._changes(old, admitted) if is_new else ()
+        old, changes = None, tuple[Change, ...]()
+        if record and (is_new or record.phase is Phase.UPDATING):
+            text = max(record.manifest or "", order.text, key=len)
+            old, changes = await self._reader.read(text, lambda: self._compared(record, admitted, is_new=is_new))
         decision = decide(
             workload_id=order.workload_id,
             record=record,
@@ -84,6 +88,10 @@ class Planner:
         if decision.update and old is None:  # what was there cannot be read any more
             decision = replace(decision, action=ChangeAction.REPLACE, update=False, destroy=True)
         return Planned(decision=decision, record=record, observation=observation, old=old, changes=changes)
+
+    def _compared(self, record: Record, admitted: Admitted, *, is_new: bool) -> tuple[Spec | None, tuple[Change, ...]]:
+        old = _spec(record)
+        return old, self._changes(old, admitted) if is_new else ()
 
     def _changes(self, old: Spec | None, admitted: Admitted) -> tuple[Change, ...]:
         if old is None:

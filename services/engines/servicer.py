@@ -122,7 +122,7 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
         self, request: pb.ValidateManifestRequest, context: Context
     ) -> pb.ValidateManifestResponse:
         """Every finding as an issue."""
-        verdict = self.parts.keeper.validate(
+        verdict = await self.parts.keeper.validate(
             request.manifest.content,
             convert.format_from(request.manifest.format),
             lenient=convert.lenient_from(request.mode, field="mode"),

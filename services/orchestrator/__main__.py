@@ -24,6 +24,7 @@ from services.data_dir.files import write_atomically
 from services.errors import FailedPrecondition
 from services.identity import check_node_id
 from services.manifests import digest
+from services.manifests.reader import Reader
 from services.orchestrator import machine, token
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
@@ -60,11 +61,11 @@ _HEALTH_SECONDS = 1.0
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
-    with claimed(settings.data_dir):
-        await _serve(settings, stop)
+    with claimed(settings.data_dir), Reader() as reader:
+        await _serve(settings, reader, stop)
 
 
-async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+async def _serve(settings: Settings, reader: Reader, stop: asyncio.Event) -> None:
     server = _server(settings)  # a refused address or token file ends it here, before anything is opened
     providers = GrpcProviders(settings.provider, applied_records=settings.applied_records)
     node_id = await _node_id(settings.data_dir / "node_id", providers)
@@ -94,11 +95,18 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             ledger=ledger,
             store=store,
             history=history,
+            reader=reader,
             node_id=node_id,
             clock=time.time,
         )
         orphans = OrphanKeeper(
-            book=book, engines=engines, operations=operations, history=history, node_id=node_id, clock=time.time
+            book=book,
+            engines=engines,
+            operations=operations,
+            history=history,
+            reader=reader,
+            node_id=node_id,
+            clock=time.time,
         )
         reconciler = Reconciler(book=book, engines=engines, applier=applier, clock=time.time)
         views = Views(book=book, engines=engines, outbox=outbox, epoch=epoch)

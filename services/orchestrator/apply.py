@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from services import identity
+from services import identity, manifests
 from services.errors import Aborted, FailedPrecondition, FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.manifests.reader import Reader
 from services.orchestrator import flow, selection
 from services.orchestrator import store as db
 from services.orchestrator.book import Book
@@ -46,6 +47,7 @@ class Applier:
         ledger: Ledger,
         store: db.Store,
         history: History,
+        reader: Reader,
         node_id: str,
         clock: Callable[[], float],
     ) -> None:
@@ -57,17 +59,19 @@ class Applier:
         self._ledger = ledger
         self._store = store
         self._history = history
+        self._reader = reader
         self._node_id = node_id
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def decide(self, wish: Wish) -> Decision:
+    async def decide(self, request: ApplyRequest) -> Decision:
         """Which engine would be used and why, every eligible one asked. Touches nothing."""
+        _, wish = await self._reader.read(request.manifest, lambda: read(request))
         return await choose(self._engines, wish, ask_all=True)
 
     async def apply(self, request: ApplyRequest) -> Accepted:
         """Accept: from here on the intent is durable and will be carried out, whatever becomes of the caller."""
-        manifest, wish = read(request, name_required=True)
+        manifest, wish = await self._read(request)
         deployment_id = name_of(request, manifest)
         async with self._lock(deployment_id):
             repeated = self._repeated(request.request_id, deployment_id, wish.canonical_digest)
@@ -93,6 +97,9 @@ class Applier:
                         started = await self._record_control(existing, Outcome.START, None)
                     return Accepted(deployment=started, action=started.action)
             return await self._accept(request, deployment_id, wish, existing)
+
+    async def _read(self, request: ApplyRequest) -> tuple[manifests.Manifest, Wish]:
+        return await self._reader.read(request.manifest, lambda: read(request, name_required=True))
 
     async def roll_back(self, deployment_id: str, revision: int, *, request_id: str = "") -> Accepted:
         """Accept an earlier revision's wish as a new one; 0: the last one before this that was well.
@@ -126,7 +133,7 @@ class Applier:
 
     async def plan(self, request: ApplyRequest) -> Plan:
         """What an apply of this would do; shares its checks and its choice, and touches nothing."""
-        manifest, wish = read(request, name_required=True)
+        manifest, wish = await self._read(request)
         deployment_id = name_of(request, manifest)
         existing = self._book.find(deployment_id)
         if existing is not None and _is_so(existing, wish):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services import identity
 from services.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.identity import hash_label
+from services.manifests.reader import Reader
 from services.orchestrator.book import Book
 from services.orchestrator.history import History
 from services.orchestrator.model import Action, Deployment, Observed, State, Step
@@ -34,6 +35,7 @@ class OrphanKeeper:
         engines: Engines,
         operations: Operations,
         history: History,
+        reader: Reader,
         node_id: str,
         clock: Callable[[], float],
     ) -> None:
@@ -41,6 +43,7 @@ class OrphanKeeper:
         self._engines = engines
         self._operations = operations
         self._history = history
+        self._reader = reader
         self._node_id = node_id
         self._clock = clock
 
@@ -83,7 +86,8 @@ class OrphanKeeper:
                 metadata={"workload_id": orphan.workload_id},
             )
         manifest, config = await self._engines.kept(orphan.engine_id, orphan.workload_id)
-        _, wish = read(ApplyRequest(manifest=manifest, config=config))
+        request = ApplyRequest(manifest=manifest, config=config)
+        _, wish = await self._reader.read(manifest, lambda: read(request))
         now = self._clock()
         record = Deployment(
             deployment_id=deployment_id,

@@ -24,7 +24,7 @@ from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
-from services.orchestrator.requests import ApplyRequest, read
+from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.store import Store
 from services.orchestrator.views import Views
 from services.rpc import deadline
@@ -98,12 +98,12 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             raise convert.bad("manifest.content", "is required")
         asked = ApplyRequest(
             manifest=request.manifest.content,
+            format=request.manifest.format,
             engine_id=request.engine_id,
             policy=convert.policy(request.fallback_policy),
         )
-        _, wish = read(asked)
         return pb.SelectEngineResponse(
-            decision=convert.decision(await self._applier.decide(wish), node_id=self._node_id)
+            decision=convert.decision(await self._applier.decide(asked), node_id=self._node_id)
         )
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.GetDeploymentResponse:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services.manifests.reader import Reader
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.history import History
@@ -62,6 +63,7 @@ def _text(record: Deployment) -> Announced:
 async def running(path: Path, engines: FakeEngines, providers: FakeProviders) -> AsyncIterator[Core]:
     """The core of one orchestrator process, from its start to its end."""
     async with Store(path) as store, asyncio.TaskGroup() as tasks:
+        reader = Reader()  # its thread begins with the first long text
         ledger = Ledger(ROOM)
         ticks = iter(range(1, 1 << 30))
         history = History(store=store, epoch="test", clock=lambda: next(ticks) / 1000)
@@ -85,6 +87,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             ledger=ledger,
             store=store,
             history=history,
+            reader=reader,
             node_id=NODE,
             clock=lambda: next(ticks) / 1000,
         )
