@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import msgspec
 
@@ -20,6 +21,9 @@ WORKLOAD_ID_MAX = 57
 
 UNKNOWN_OPTION = "UNKNOWN_OPTION"
 """The reason of an issue about an engine option that the engine does not document: never merely a warning."""
+
+_REMEMBERED, _REMEMBERED_CHARACTERS = 64, 4096
+"""Texts that were read last, and how long one may be: what they take is at most some megabytes."""
 
 _DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -130,11 +134,17 @@ def _require_text(text: str) -> None:
 
 def _read(text: str, expected: Format | None) -> Manifest:
     _require_text(text)
-    manifest = manifests.parse(text)
+    manifest = _parse_again(text) if len(text) <= _REMEMBERED_CHARACTERS else manifests.parse(text)
     if expected is not None and expected is not manifest.format:
         message = f"the content is {manifest.format.name}, not {expected.name}"
         raise _bad_field("manifest.format", f"manifest.format: {message}", message, reason="FORMAT_MISMATCH")
     return manifest
+
+
+@lru_cache(_REMEMBERED)
+def _parse_again(text: str) -> Manifest:
+    """A text is validated and a moment later deployed: parsing is most of what either costs. Nobody alters a body."""
+    return manifests.parse(text)
 
 
 def _check_language(manifest: Manifest, engine: Engine) -> None:

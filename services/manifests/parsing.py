@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from services.errors import FieldViolation
@@ -134,8 +135,7 @@ def _detect_kind(document: Document, api_version: str, kind: str, findings: Find
     if group == "beemesh.io" or kind in beemesh.KINDS:
         versions = [beemesh.API_VERSION] if kind in beemesh.KINDS else []
     else:
-        groups = {version.rpartition("/")[0] for versions in known.values() for version in versions}
-        versions = known.get(kind, []) if group in groups else []
+        versions = known.get(kind, []) if group in _groups() else []
     if not versions:
         near = difflib.get_close_matches(kind, [*kubernetes.KINDS, *beemesh.KINDS], n=1, cutoff=0.7)
         hint = f'did you mean "{near[0]}"? ' if near and len(kind) < 80 else ""
@@ -151,6 +151,13 @@ def _detect_kind(document: Document, api_version: str, kind: str, findings: Find
         return _BEEMESH_FORMATS.get(kind, Format.KUBERNETES)
     findings.add(violation(document, path, message, reason))
     return None
+
+
+@functools.cache
+def _groups() -> frozenset[str]:
+    """The API groups that Kubernetes has."""
+    known: dict[str, list[str]] = schemas.load(kubernetes.SCHEMA)["kinds"]
+    return frozenset(version.rpartition("/")[0] for versions in known.values() for version in versions)
 
 
 def _check_together(formats: Sequence[Format], documents: Sequence[Document], findings: Findings) -> None:

@@ -238,8 +238,8 @@ class _Builder:
     def _key(self, value: scalars.Scalar, text: str | None, mark: Mark) -> None:
         """Takes a key; `text` is what was written, None for a collection."""
         frame = self._stack[-1]
-        shown = "a collection" if text is None else shorten(text)
         if not isinstance(value, str):
+            shown = "a collection" if text is None else shorten(text)
             self._find(f"a key must be text, {shown} is not; quote it", mark, "KEY_NOT_A_STRING")
             value = text or ""
         frame.key, frame.expects_key = value, False
