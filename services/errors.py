@@ -81,6 +81,8 @@ class BeemeshError(Exception):
         self.violations = tuple(violations)
         self.quota = tuple(quota)
         self.retry_after = retry_after
+        self.trace = ""
+        """Where it happened, in a user's own code; travels as google.rpc.DebugInfo."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.code.name} {self.reason}: {self.message})"

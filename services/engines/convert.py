@@ -380,13 +380,14 @@ def log_messages(lines: Sequence[LogLine]) -> Iterator[pb.StreamWorkloadLogsResp
         if len(message.entries) >= _LINES_PER_MESSAGE or size >= _BYTES_PER_MESSAGE:
             yield message
             message, size = pb.StreamWorkloadLogsResponse(), 0
-        message.entries.append(_entry_to(line))
+        message.entries.append(entry_to(line))
         size += len(line.text)
     if message.entries:
         yield message
 
 
-def _entry_to(line: LogLine) -> pb.LogEntry:
+def entry_to(line: LogLine) -> pb.LogEntry:
+    """A line."""
     return pb.LogEntry(
         component_id=line.component_id,
         source=pb.LogSource.ValueType(line.source),
@@ -396,4 +397,5 @@ def _entry_to(line: LogLine) -> pb.LogEntry:
         lossy=line.lossy,
         dropped_lines=line.dropped_lines,
         cursor=line.cursor,
+        invocation_id=line.invocation_id,
     )

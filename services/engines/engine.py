@@ -26,6 +26,8 @@ from services.engines.words import (
     Health,
     HealthState,
     Info,
+    Invocation,
+    Invoked,
     Issue,
     LogLine,
     LogQuery,
@@ -58,6 +60,8 @@ __all__ = [
     "Health",
     "HealthState",
     "Info",
+    "Invocation",
+    "Invoked",
     "Issue",
     "LogLine",
     "LogQuery",
@@ -221,6 +225,13 @@ class Engine(ABC):
         await self.stop(workload_id, grace_seconds=grace_seconds)
         await self.start(workload_id)
 
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """The main components that a manifest makes, as `Component.place`; empty: this engine cannot tell. Pure.
+
+        With it a workload that has lost some of them is told from one that is whole.
+        """
+        return ()
+
     def effect(self, change: Change, manifest: Manifest) -> str:
         """What carrying out one change needs: "" nothing ends, "restart" or "replace" (UPDATE_IN_PLACE). Pure.
 
@@ -253,6 +264,14 @@ class Engine(ABC):
     async def export(self, spec: Spec, observation: Observation | None) -> Export:
         """The workload as a manifest of its own format, written from what was asked for and what is there (EXPORT)."""
         raise self.lacks("ExportManifest")
+
+    async def invoke(self, workload_id: str, invocation: Invocation) -> Invoked:
+        """Call a function once (INVOKE); cancelled, the call is ended.
+
+        Raises NotFound(WORKLOAD_NOT_FOUND), FailedPrecondition(WORKLOAD_NOT_RUNNING), and what the contract says of
+        InvokeFunction.
+        """
+        raise self.lacks("InvokeFunction")
 
     def lacks(self, verb: str) -> Unimplemented:
         """The error of a verb that this engine does not have."""

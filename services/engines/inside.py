@@ -18,6 +18,8 @@ from services.engines.engine import (
     ExecSession,
     ExitStatus,
     Export,
+    Invocation,
+    Invoked,
     LogLine,
     LogQuery,
     Role,
@@ -67,6 +69,11 @@ class Inside:
         """One sample of each component that runs."""
         self._admit(workload_id, "GetWorkloadStats", Capability.STATS)
         return await self._backend.stats(workload_id)
+
+    async def invoke(self, workload_id: str, invocation: Invocation) -> Invoked:
+        """See `Engine.invoke`."""
+        self._admit(workload_id, "InvokeFunction", Capability.INVOKE)
+        return await self._engine.invoke(workload_id, invocation)
 
     @asynccontextmanager
     async def exec(self, workload_id: str, order: ExecOrder) -> AsyncIterator[ExecSession]:

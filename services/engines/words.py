@@ -48,6 +48,7 @@ class Capability(IntEnum):
     EXPORT = 8
     EVENTS = 9
     REPLICAS = 10
+    INVOKE = 11
 
 
 class ChangeAction(IntEnum):
@@ -279,6 +280,8 @@ class LogLine:
     """At least so many lines before this one are, or may be, lost: the log was cut at its size limit."""
     cursor: str = ""
     """Opaque; resumes after this line."""
+    invocation_id: str = ""
+    """Of the call that wrote it; empty where none did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,3 +345,28 @@ class Export:
     text: str
     issues: tuple[Issue, ...] = ()
     """What could not be represented."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One call of a function."""
+
+    event: bytes
+    """JSON text."""
+    timeout: float | None = None
+    """Seconds; None, or longer than the manifest's: the manifest's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoked:
+    """What a call of a function gave."""
+
+    result: bytes
+    """JSON text."""
+    logs: tuple[LogLine, ...] = ()
+    """What it wrote, from the first line on, up to a limit."""
+    invocation_id: str
+    cold_start: bool
+    """An instance was made for it."""
+    duration: float
+    """Seconds in the handler."""

@@ -53,6 +53,11 @@ def to_status(error: BeemeshError) -> status_pb2.Status:
             if quota.ByteSize() > _QUOTA_MAX:
                 del quota.violations[-1]
         status.details.add().Pack(quota)
+    if error.trace:
+        room = _STATUS_MAX - status.ByteSize() - _REST
+        # Of a trace the end counts: there is the error.
+        trace = error.trace.encode(errors="replace")[-room:].decode(errors="ignore")
+        status.details.add().Pack(error_details_pb2.DebugInfo(detail=trace))
     if error.violations:
         _pack_violations(status, error.violations)
     return status
@@ -100,6 +105,7 @@ def _unpack(raw: bytes, error: BeemeshError) -> None:
         return
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     retry, quota = error_details_pb2.RetryInfo(), error_details_pb2.QuotaFailure()
+    debug = error_details_pb2.DebugInfo()
     for detail in status.details:
         if detail.Unpack(info):
             error.reason, error.metadata = info.reason, dict(info.metadata)
@@ -107,6 +113,8 @@ def _unpack(raw: bytes, error: BeemeshError) -> None:
             error.violations = tuple(_violation(item) for item in bad.field_violations)
         elif detail.Unpack(retry):
             error.retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+        elif detail.Unpack(debug):
+            error.trace = debug.detail
         elif detail.Unpack(quota):
             error.quota = tuple(QuotaViolation(subject=v.subject, description=v.description) for v in quota.violations)
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from tests.conformance.harness import EngineHarness
 from tests.conformance.mock_harness import MockHarness
 from tests.conformance.podman_harness import PodmanHarness
+from tests.conformance.wasm_harness import WasmHarness
 
 ENGINES: Mapping[str, Callable[[], EngineHarness]] = {
     "mock": MockHarness,
     "podman": PodmanHarness,
+    "wasm": WasmHarness,
 }

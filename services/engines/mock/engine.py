@@ -30,6 +30,7 @@ from services.engines.engine import (
     Severity,
     Spec,
     WorkloadState,
+    place,
 )
 from services.engines.export import export
 from services.engines.inside import pick
@@ -46,7 +47,7 @@ _INFO = Info(
     engine_version=version("beemesh"),
     backend_version="1",
     api_version="beemesh.engine.v1",
-    capabilities=frozenset(Capability),
+    capabilities=frozenset(Capability) - {Capability.INVOKE},  # it has no code to run
     formats=frozenset(Format),
     kinds=(
         "Pod",
@@ -126,6 +127,10 @@ class MockEngine(Engine):
         """Its components run."""
         self._check_reachable()
         await self._backend.start(self.node_id, workload_id)
+
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """All but the init ones."""
+        return [place(part.replica, part.name) for part in parts(manifest, config) if part.role is Role.MAIN]
 
     def effect(self, change: Change, manifest: Manifest) -> str:
         """The number of replicas, and what only describes, need no new instance."""

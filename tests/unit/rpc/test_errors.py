@@ -158,3 +158,15 @@ def test_facts_kept_in_a_record_make_the_error_again() -> None:
     assert isinstance(found, Internal)
     assert (found.message, found.reason, found.metadata) == ("broken", "BACKEND_ERROR", {"id": "x"})
     assert {type(from_details(code, "", "", {})) for code in (0, 17, -1)} == {Unknown}
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_trace_travels_and_keeps_its_end(size: int) -> None:
+    """A short one whole, of a long one the end, where the error is; the trailers stay within what clients accept."""
+    error = BY_CODE[Code.ABORTED]("the handler raised ValueError: ü" * 40, reason="FUNCTION_ERROR")
+    error.trace = "é" * size + "ValueError: no"
+    back = from_rpc_error(received(error))
+    assert error.trace.endswith(back.trace)
+    assert back.trace.endswith("ValueError: no")
+    assert (back.trace == error.trace) is (size == 100)
+    assert size_on_the_wire(error) <= TRAILERS_MAX

@@ -43,6 +43,8 @@ class _EngineCapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Engi
     """the backend tells of changes by itself; without it they are found by polling"""
     ENGINE_CAPABILITY_REPLICAS: _EngineCapability.ValueType  # 10
     """more than one replica"""
+    ENGINE_CAPABILITY_INVOKE: _EngineCapability.ValueType  # 11
+    """FunctionService"""
 
 class EngineCapability(_EngineCapability, metaclass=_EngineCapabilityEnumTypeWrapper):
     """EngineCapability lets callers avoid RPCs an engine cannot serve; only what is finished is claimed."""
@@ -61,6 +63,8 @@ ENGINE_CAPABILITY_EVENTS: EngineCapability.ValueType  # 9
 """the backend tells of changes by itself; without it they are found by polling"""
 ENGINE_CAPABILITY_REPLICAS: EngineCapability.ValueType  # 10
 """more than one replica"""
+ENGINE_CAPABILITY_INVOKE: EngineCapability.ValueType  # 11
+"""FunctionService"""
 Global___EngineCapability: _TypeAlias = EngineCapability  # noqa: Y015
 
 class _EngineHealthState:
@@ -1032,6 +1036,7 @@ class LogEntry(_message.Message):
     LOSSY_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     DROPPED_LINES_FIELD_NUMBER: _builtins.int
+    INVOCATION_ID_FIELD_NUMBER: _builtins.int
     component_id: _builtins.str
     source: Global___LogSource.ValueType
     text: _builtins.str
@@ -1044,6 +1049,8 @@ class LogEntry(_message.Message):
     """opaque; resumes after this entry"""
     dropped_lines: _builtins.int
     """at least so many lines before this one are lost: a slow reader, or a log cut at its limit"""
+    invocation_id: _builtins.str
+    """of a function's call that wrote it; empty where none did"""
     @_builtins.property
     def log_time(self) -> _timestamp_pb2.Timestamp:
         """as the backend wrote it"""
@@ -1059,10 +1066,11 @@ class LogEntry(_message.Message):
         lossy: _builtins.bool = ...,
         cursor: _builtins.str = ...,
         dropped_lines: _builtins.int = ...,
+        invocation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["log_time", b"log_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_id", b"component_id", "cursor", b"cursor", "dropped_lines", b"dropped_lines", "log_time", b"log_time", "lossy", b"lossy", "partial", b"partial", "source", b"source", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_id", b"component_id", "cursor", b"cursor", "dropped_lines", b"dropped_lines", "invocation_id", b"invocation_id", "log_time", b"log_time", "lossy", b"lossy", "partial", b"partial", "source", b"source", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,10 +20,19 @@ class FunctionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     InvokeFunction: _aio.UnaryUnaryMultiCallable[_function_service_pb2.InvokeFunctionRequest, _function_service_pb2.InvokeFunctionResponse]
-    """InvokeFunction runs the handler once with a JSON event. Not safe to repeat: a repeat runs it again.
-    NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT EVENT_TOO_LARGE. RESOURCE_EXHAUSTED: every instance is busy and the
-    queue is full, or the guest ran out of memory. DEADLINE_EXCEEDED: the function's timeout or the caller's deadline.
-    ABORTED FUNCTION_ERROR: the handler raised; type, message and guest traceback are in the details.
+    """InvokeFunction runs the handler once with a JSON event. Not safe to repeat: a repeat runs it again. A caller who
+    leaves ends the call. Metadata invocation_id names the call in the function's log.
+    NOT_FOUND WORKLOAD_NOT_FOUND. UNIMPLEMENTED UNSUPPORTED_VERB: this engine runs no functions.
+    INVALID_ARGUMENT EVENT_REQUIRED, EVENT_TOO_LARGE, EVENT_NOT_JSON, BAD_DURATION: nothing was run.
+    FAILED_PRECONDITION WORKLOAD_NOT_RUNNING; HANDLER_NOT_FOUND, CODE_INVALID (metadata file, line),
+    FUNCTION_LOAD_FAILED: a new instance could not load the code.
+    RESOURCE_EXHAUSTED QUEUE_FULL, QUEUE_TIMEOUT, WORKERS_BUSY: every instance is busy, nothing was run; OUT_OF_MEMORY:
+    the guest reached its limit, and the next call has a new instance.
+    DEADLINE_EXCEEDED FUNCTION_TIMEOUT: the handler was ended.
+    ABORTED FUNCTION_ERROR: the handler raised; metadata error_type, and google.rpc.DebugInfo with the guest's
+    traceback. FUNCTION_TRAPPED: the guest itself broke. RESULT_NOT_JSON, RESULT_TOO_LARGE: it ran, and its result
+    cannot be told.
+    UNAVAILABLE WORKER_LOST: the process of this call was killed; whether the handler has finished is not known.
     """
 
 class FunctionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -38,10 +47,19 @@ class FunctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _function_service_pb2.InvokeFunctionRequest,
         context: _aio.ServicerContext[_function_service_pb2.InvokeFunctionRequest, _abc.Awaitable[_function_service_pb2.InvokeFunctionResponse]],
     ) -> _abc.Awaitable[_function_service_pb2.InvokeFunctionResponse]:
-        """InvokeFunction runs the handler once with a JSON event. Not safe to repeat: a repeat runs it again.
-        NOT_FOUND WORKLOAD_NOT_FOUND. INVALID_ARGUMENT EVENT_TOO_LARGE. RESOURCE_EXHAUSTED: every instance is busy and the
-        queue is full, or the guest ran out of memory. DEADLINE_EXCEEDED: the function's timeout or the caller's deadline.
-        ABORTED FUNCTION_ERROR: the handler raised; type, message and guest traceback are in the details.
+        """InvokeFunction runs the handler once with a JSON event. Not safe to repeat: a repeat runs it again. A caller who
+        leaves ends the call. Metadata invocation_id names the call in the function's log.
+        NOT_FOUND WORKLOAD_NOT_FOUND. UNIMPLEMENTED UNSUPPORTED_VERB: this engine runs no functions.
+        INVALID_ARGUMENT EVENT_REQUIRED, EVENT_TOO_LARGE, EVENT_NOT_JSON, BAD_DURATION: nothing was run.
+        FAILED_PRECONDITION WORKLOAD_NOT_RUNNING; HANDLER_NOT_FOUND, CODE_INVALID (metadata file, line),
+        FUNCTION_LOAD_FAILED: a new instance could not load the code.
+        RESOURCE_EXHAUSTED QUEUE_FULL, QUEUE_TIMEOUT, WORKERS_BUSY: every instance is busy, nothing was run; OUT_OF_MEMORY:
+        the guest reached its limit, and the next call has a new instance.
+        DEADLINE_EXCEEDED FUNCTION_TIMEOUT: the handler was ended.
+        ABORTED FUNCTION_ERROR: the handler raised; metadata error_type, and google.rpc.DebugInfo with the guest's
+        traceback. FUNCTION_TRAPPED: the guest itself broke. RESULT_NOT_JSON, RESULT_TOO_LARGE: it ran, and its result
+        cannot be told.
+        UNAVAILABLE WORKER_LOST: the process of this call was killed; whether the handler has finished is not known.
         """
 
 def add_FunctionServiceServicer_to_server(servicer: FunctionServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: one Python component that loads any function. `toolchain` builds it."""
