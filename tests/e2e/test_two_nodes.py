@@ -12,27 +12,18 @@ import pytest
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb2
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.provider.v1 import provider_service_pb2 as provider_pb2
-from beemesh.registry.v1 import registry_service_pb2 as registry_pb2
 from beemesh.type.v1.types_pb2 import Manifest
 from google.protobuf.duration_pb2 import Duration
 
 from scripts import podman_state
 from scripts.client import Client
 from scripts.local_node import REPOSITORY, LocalNode
+from tests.harness.beectl import wait_for_podman as wait_for_podman
 
 pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("podman_image")]
 
 POD = (REPOSITORY / "examples/pod.yaml").read_text()
 ID = "pod-default-hello"
-
-
-def wait_for_podman(client: Client) -> None:
-    """Wait until the node's podman engine can be used."""
-    request = registry_pb2.CheckAvailableEnginesRequest(probe=True, probe_timeout=Duration(seconds=10))
-    for _ in range(30):
-        if client.call(client.registry.CheckAvailableEngines, request).available.get("podman"):
-            return
-    pytest.fail("podman does not become available")
 
 
 def get(client: Client) -> pb2.Deployment:
