@@ -24,6 +24,7 @@ from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.machine import needed_config, this_machine
 from services.engines.podman.service import PodmanService, ServiceSettings
+from services.engines.podman.shelf import DEFAULT_BYTES
 
 _TIMEOUT = 60
 IMAGE = REFERENCE
@@ -117,11 +118,16 @@ class PodmanMachine:
         node_id: str,
         *,
         service: PodmanService | None = None,
+        log_bytes: int = DEFAULT_BYTES,
         supervisor_limits: SupervisorLimits | None = None,
     ) -> PodmanEngine:
         """An engine for `async with`."""
         return PodmanEngine(
-            node_id=node_id, service=service or self.service(), clock=time.time, supervisor_limits=supervisor_limits
+            node_id=node_id,
+            service=service or self.service(),
+            clock=time.time,
+            log_bytes=log_bytes,
+            supervisor_limits=supervisor_limits,
         )
 
     def _settings(self) -> list[str]:

@@ -51,6 +51,7 @@ def make_engine(settings: PodmanSettings, node_id: str) -> Engine:
         deadlines=Deadlines(pull=settings.pull_timeout),
         policy=NodePolicy(host_access=settings.host_access),
         init_timeout=settings.init_timeout,
+        log_bytes=settings.container_log_bytes,
         supervisor_limits=SupervisorLimits(
             back_off=BackOff(base=settings.restart_back_off, cap=settings.restart_back_off_max)
         ),

@@ -22,8 +22,9 @@ from services.engines.engine import (
     Observation,
     Resources,
     Spec,
+    place,
 )
-from services.engines.podman import classify, hooks, supervision, version
+from services.engines.podman import classify, hooks, logs, shelf, supervision, version
 from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.create import Creator
@@ -43,6 +44,7 @@ from services.engines.podman.render import Image, Plan, render
 from services.engines.podman.service import PodmanService
 from services.engines.podman.supervisor import Supervisor
 from services.engines.podman.teardown import Teardown
+from services.engines.podman.workload import templates
 from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.probes import Finding
@@ -83,11 +85,13 @@ class PodmanEngine(Verbs):
         policy: NodePolicy | None = None,
         machine: Resources | None = None,
         init_timeout: float = 600.0,
+        log_bytes: int = shelf.DEFAULT_BYTES,
         supervisor_limits: SupervisorLimits | None = None,
     ) -> None:
         """`network` is the podman network that pods join; `clock` gives seconds since 1970.
 
-        `machine` is its size, of which a container without limits is told; an init container may take `init_timeout`.
+        `machine` is its size, of which a container without limits is told; an init container may take `init_timeout`;
+        a container's log takes `log_bytes` at most.
         """
         self.node_id = node_id
         self._service = service
@@ -97,10 +101,12 @@ class PodmanEngine(Verbs):
         self._policy = policy or NodePolicy()
         self._machine = machine or measure()
         self._init_timeout = init_timeout
+        self._log_bytes = log_bytes
         self._supervisor_limits = supervisor_limits
         self._probe = Probe(service=service, node_id=node_id, network=network, clock=clock)
         self._known: dict[str, tuple[tuple[object, ...], Mapping[str, Any]]] = {}
         """Inspections by container id, each with the fingerprint of the list entry it belongs to."""
+        self._shelf = shelf.Shelf()
 
     async def __aenter__(self) -> Self:
         await self._service.__aenter__()
@@ -157,12 +163,12 @@ class PodmanEngine(Verbs):
 
     async def prepare(self, spec: Spec) -> None:
         """Pull what is missing."""
-        await self._provide_all(render(spec, machine=self._machine, network=self._network), spec)
+        await self._provide_all(self._plan(spec), spec)
 
     async def create(self, spec: Spec) -> None:
         """Pull what is missing, then make it; roll back by label."""
         self._supervisor.begin(spec.workload_id)  # an earlier one of this id may have been ended, and be gone
-        plan = render(spec, machine=self._machine, network=self._network)
+        plan = self._plan(spec)
         await self._provide_all(plan, spec)
         creator = self._creator()
         try:
@@ -171,13 +177,22 @@ class PodmanEngine(Verbs):
             await self._roll_back(spec.workload_id, creator.new_claims, error)
             raise
 
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """The containers of all replicas."""
+        return [
+            place(number, container["name"])
+            for template in templates(manifest, config)
+            for number in range(template.replicas)
+            for container in template.mains
+        ]
+
     def effect(self, change: Change, manifest: Manifest) -> str:
         """See `update.effect`."""
         return effect(change, manifest)
 
     async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
         """See `Updater`."""
-        plan = render(new, machine=self._machine, network=self._network)
+        plan = self._plan(new)
         updater = Updater(
             podman=self._podman,
             labels=self._labels(new.workload_id),
@@ -185,6 +200,9 @@ class PodmanEngine(Verbs):
             release=self._supervisor.release,
         )
         await self._asking(updater.run(plan, lambda missing: self._provide_all(missing, new)))
+
+    def _plan(self, spec: Spec) -> Plan:
+        return render(spec, machine=self._machine, network=self._network, log_bytes=self._log_bytes)
 
     def _creator(self) -> Creator:
         return Creator(
@@ -254,6 +272,7 @@ class PodmanEngine(Verbs):
         if whole:
             ids = {container["Id"] for container in containers}
             self._known = {name: known for name, known in self._known.items() if name in ids}
+            self._shelf.look(dict(logs.written(details.values())))
         self._supervisor.see(supervision.sightings(pods, containers, details), began=began, whole=whole)
         return {
             workload_id: replace(found, components=tuple(map(self._supervisor.describe, found.components)))
@@ -272,7 +291,8 @@ class PodmanEngine(Verbs):
             if refusal.status == 404:  # it has just been removed
                 return name, {}
             raise _backend_error(refusal) from refusal
-        kept = {key: found[key] for key in _KEPT_OF_INSPECTION if key in found} | supervision.kept(found)
+        kept = {key: found[key] for key in _KEPT_OF_INSPECTION if key in found}
+        kept |= supervision.kept(found) | logs.kept(found)
         if life := unexplained(name, found):
             kept["State"]["OOMKilled"] = await asyncio.to_thread(killed_here, life)
         self._known[name] = (now, kept)
@@ -323,7 +343,13 @@ class PodmanEngine(Verbs):
                 reason=f"{what.upper()}_NOT_FOUND",
                 metadata={"workload_id": workload_id},
             )
-        reader = Logs(podman=self._podman, components=components, query=query, clock=self._clock)
+        reader = Logs(
+            podman=self._podman,
+            components=components,
+            query=query,
+            clock=self._clock,
+            inspected={name: known for name, (_, known) in self._known.items()},
+        )
         reader.comes_back = self._supervisor.comes_back
         try:
             async with closed_after(reader.batches()) as batches:

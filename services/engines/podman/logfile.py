@@ -1,7 +1,8 @@
 """Reads a container's log where podman's monitor writes it (driver k8s-file), through rotations and restarts.
 
 A record is `TIME STREAM F|P TEXT` and a line end, with nanoseconds; P is a line that goes on in the next record. At the
-size limit the monitor puts an empty file in the full one's place: who holds the full one still reads it to its end.
+size limit the monitor puts an empty file in the full one's place: who holds the full one still reads it to its end, and
+`shelf` keeps it for who comes later.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 
 from services.engines.engine import LogSource
+from services.engines.podman import shelf
 from services.engines.podman.frames import Line, Position, decoded
 from services.engines.podman.observe import seconds
-
-CONFIGURATION: Mapping[str, object] = {"driver": "k8s-file", "size": 10 << 20}
-"""How containers are made to log: into a file, whatever podman's default is, and never more than 10 MiB of it."""
 
 _BLOCK_BYTES = 64 << 10
 _MAX_RECORD_BYTES = 1 << 20
@@ -40,54 +39,59 @@ class Record:
 
 
 class LogFile:
-    """One reader of one log: it holds the file, its successors until it comes to them, and a block of what it read.
+    """One reader of one log, from its oldest file on.
 
-    Raises OSError from `__init__` when the file cannot be read.
+    It holds the files, successors too, until it has read them, and a block of what it read. Raises OSError from
+    `__init__` when the log cannot be read.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
-        """`clock` tells seconds; only differences count."""
+    def __init__(self, path: Path, *, clock: Callable[[], float], monitor: int = 0) -> None:
+        """`clock` tells seconds, only differences count; `monitor` is the process that writes, 0 when none does."""
         self._path = path
+        self.monitor = monitor
         self._clock = clock
         self._looked = clock()
-        self._files: deque[FileIO] = deque([FileIO(str(path))])
-        self._unsure: deque[bool] = deque([False])
-        """Of each file, whether another may have been between it and the one before."""
+        shelf.keep(path, monitor)
+        self._apart: set[FileIO] = set()
+        """The files before which one may have been missed."""
+        first, *others = shelf.opened(path)
+        self._files = deque([first])
+        for each in others:
+            self._hold(each, follows=False)
         self._rest = b""
-        self._at = Position(generation=_generation(self._files[0]))
+        self._at = Position(generation=_generation(self._files[0].file))
         self._lost = False
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for file in self._files:
-            file.close()
+        for held in self._files:
+            held.file.close()
 
     def resume(self, start: Position) -> None:
-        """Go to `start` if this file holds it; else the first line is the next that can be had, and says so."""
-        if start.generation == self._at.generation and start.offset <= _size(self._files[0]):
-            self._go_to(start)
-        else:
-            self._lost = True
+        """Go to `start` if a file holds it; else the first line is the next that can be had, and says so."""
+        for number, held in enumerate(self._files):
+            if start.generation == _generation(held.file) and start.offset <= _size(held.file):
+                self._go_to(number, start)
+                return
+        self._lost = True
 
     def go_to_tail(self, lines: int) -> None:
         """Go to where the last so many lines begin."""
-        where = _size(self._files[0])
-        ends = 0
-        while where > 0:
-            block_start = max(where - _BLOCK_BYTES, 0)
-            block = os.pread(self._files[0].fileno(), where - block_start, block_start)
-            while (found := block.rfind(b"\n")) >= 0:
-                if ends == lines:
-                    self._go_to(replace(self._at, offset=block_start + found + 1))
-                    return
-                ends, block = ends + 1, block[:found]
-            where = block_start
+        for number in reversed(range(len(self._files))):
+            file = self._files[number].file
+            offset, lines = _before_last(file, lines)
+            if offset == _size(file) and number + 1 < len(self._files):
+                self._go_to(number + 1, Position(generation=_generation(self._files[number + 1].file)))
+                return
+            if offset is not None:
+                self._go_to(number, Position(generation=_generation(file), offset=offset))
+                return
 
     def read(self) -> Sequence[Record]:
         """The next records, a block's worth; none when there is nothing new. One being written waits for its end."""
         while True:
             self._look()
-            block = self._files[0].read(_BLOCK_BYTES)
+            block = self._files[0].file.read(_BLOCK_BYTES)
             if not block and len(self._files) == 1:
                 return ()
             if not block:
@@ -97,7 +101,7 @@ class LogFile:
 
     def _records(self, block: bytes) -> Sequence[Record]:
         if not self._at.generation:
-            self._at = replace(self._at, generation=_generation(self._files[0]))
+            self._at = replace(self._at, generation=_generation(self._files[0].file))
         *whole, self._rest = (self._rest + block).split(b"\n")
         if len(self._rest) > _MAX_RECORD_BYTES:
             self._at = replace(self._at, offset=self._at.offset + len(self._rest))
@@ -115,29 +119,57 @@ class LogFile:
     def _look(self) -> None:
         """Get hold of the file that has taken the place of the newest one."""
         before, self._looked = self._looked, self._clock()
+        often = self._looked - before <= _SURE_SECONDS
         try:
-            if os.path.samestat(os.stat(self._path), os.fstat(self._files[-1].fileno())):  # noqa: PTH116
+            if os.path.samestat(os.stat(self._path), os.fstat(self._files[-1].file.fileno())):  # noqa: PTH116
                 return
-            successor = FileIO(str(self._path))
+            shelf.keep(self._path, self.monitor)
+            *found, newest = shelf.opened(self._path)
         except OSError:  # the container was removed
             return
+        for each in found:
+            if each.number > self._files[-1].number:
+                self._hold(each, follows=often)
+            else:
+                each.file.close()
+        self._hold(newest, follows=often)
+
+    def _hold(self, following: shelf.Opened, *, follows: bool) -> None:
+        follows = follows or following.number == self._files[-1].number + 1
         if len(self._files) == _MAX_FILES:
-            self._files.pop().close()
-            self._unsure.pop()
-            before = 0.0
-        self._files.append(successor)
-        self._unsure.append(self._looked - before > _SURE_SECONDS)
+            self._files.pop().file.close()
+            follows = False
+        self._files.append(following)
+        if not follows:
+            self._apart.add(following.file)
 
     def _turn(self) -> None:
         """Go on with the next file; nothing is written into a file once another has its place."""
-        self._files.popleft().close()
-        self._unsure.popleft()
-        self._lost = self._lost or self._unsure[0] or bool(self._rest)
-        self._go_to(Position(generation=_generation(self._files[0])))
+        following = self._files[1].file
+        self._lost = self._lost or bool(self._rest) or following in self._apart
+        self._go_to(1, Position(generation=_generation(following)))
 
-    def _go_to(self, start: Position) -> None:
-        self._files[0].seek(start.offset)
+    def _go_to(self, number: int, start: Position) -> None:
+        for _ in range(number):
+            passed = self._files.popleft().file
+            self._apart.discard(passed)
+            passed.close()
+        self._files[0].file.seek(start.offset)
         self._rest, self._at = b"", start
+
+
+def _before_last(file: FileIO, lines: int) -> tuple[int | None, int]:
+    """The offset where the last so many lines begin; where there are fewer, None and how many more there must be."""
+    where = _size(file)
+    while where > 0:
+        block_start = max(where - _BLOCK_BYTES, 0)
+        block = os.pread(file.fileno(), where - block_start, block_start)
+        while (found := block.rfind(b"\n")) >= 0:
+            if lines == 0:
+                return block_start + found + 1, 0
+            lines, block = lines - 1, block[:found]
+        where = block_start
+    return None, lines
 
 
 def _generation(file: FileIO) -> int:

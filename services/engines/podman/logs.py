@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from services.engines.background import background
 from services.engines.engine import Component, LogLine, LogQuery
@@ -45,14 +46,16 @@ class Logs:
         query: LogQuery,
         clock: Callable[[], float],
         local: bool = True,
+        inspected: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`local`: log files may be read where they are."""
+        """`local`: log files may be read where they are; `inspected`: inspections that are known, by container."""
         self._podman = podman
         self._components = components
         self._query = query
         self._clock = clock
         self._local = local
         self._files: dict[str, LogFile] = {}
+        self._inspected = dict(inspected or {})
         resumed = read_cursor(query.resume_cursor) if query.resume_cursor else {}
         self._resumed = {
             component.component_id: at
@@ -110,14 +113,21 @@ class Logs:
         resumed = self._resumed.get(container)
         if not self._local or (resumed is not None and not resumed.generation):
             return None
-        config = (await self._podman.inspect(container)).get("HostConfig", {}).get("LogConfig") or {}
-        if config.get("Type") != "k8s-file" or not config.get("Path"):
+        found = await self._inspection(container)
+        path = log_path(found)
+        if path is None:
             return None
         try:
-            self._files[container] = LogFile(Path(config["Path"]), clock=time.monotonic)
+            self._files[container] = LogFile(path, clock=time.monotonic, monitor=monitor_of(found))
         except OSError:  # podman runs elsewhere, as somebody else, or has not started it yet
             return None
         return self._files[container]
+
+    async def _inspection(self, container: str) -> Mapping[str, Any]:
+        """What is known of it; podman is asked once, as each inspection leaves it a descriptor for a while."""
+        if container not in self._inspected:
+            self._inspected[container] = await self._podman.inspect(container)
+        return self._inspected[container]
 
     def _place(self, file: LogFile, resumed: Position | None, tail: int | None) -> None:
         if resumed is not None:
@@ -184,10 +194,10 @@ class Logs:
 
     async def _run(self, container: str, file: LogFile) -> AsyncIterator[Line]:
         """What one run of the container writes: to the end of its monitor, who writes it."""
-        monitor = (await self._podman.inspect(container))["State"].get("ConmonPid") or 0
+        file.monitor = monitor_of(await self._inspection(container))
         runs = True
         while runs:
-            runs = _alive(monitor)  # asked before the file is read for the last time
+            runs = _alive(file.monitor)  # asked before the file is read for the last time
             async with closed_after(self._written(container, file)) as lines:
                 async for line in lines:
                     yield line
@@ -195,7 +205,7 @@ class Logs:
 
     async def _is_over(self, container: str) -> bool:
         """Whether the container has ended and is not coming back."""
-        found = await self._podman.inspect(container)
+        found = self._inspected[container] = await self._podman.inspect(container)
         if found["State"].get("Status") in ("running", "paused", "stopping"):
             return False
         if self.comes_back(container):
@@ -247,6 +257,30 @@ class Logs:
 def select(components: Iterable[Component], wanted: str) -> list[Component]:
     """The components with this id or display name; all of them for an empty one."""
     return [component for component in components if wanted in ("", component.component_id, component.display_name)]
+
+
+def kept(inspection: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an inspection, beside its State, must be at hand to read a log."""
+    return {"HostConfig": {"LogConfig": (inspection.get("HostConfig") or {}).get("LogConfig") or {}}}
+
+
+def log_path(found: Mapping[str, Any]) -> Path | None:
+    """Where a container's monitor writes its log; None where it writes none that we can read."""
+    config = (found.get("HostConfig") or {}).get("LogConfig") or {}
+    return Path(config["Path"]) if config.get("Type") == "k8s-file" and config.get("Path") else None
+
+
+def monitor_of(found: Mapping[str, Any]) -> int:
+    """The process that writes its log; 0 when there is none."""
+    return int((found.get("State") or {}).get("ConmonPid") or 0)
+
+
+def written(inspections: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Path, int]]:
+    """The logs that are being written, each with the process that does it."""
+    for found in inspections:
+        path, monitor = log_path(found), monitor_of(found)
+        if path is not None and monitor and (found.get("State") or {}).get("Status") == "running":
+            yield path, monitor
 
 
 def _alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman import logfile, security, supervision
+from services.engines.podman import security, shelf, supervision
 from services.engines.podman.downward import Facts
 from services.engines.podman.environment import environment, expand
 from services.engines.podman.hooks import annotation
@@ -89,8 +89,8 @@ class Plan:
     """Each once."""
 
 
-def render(spec: Spec, *, machine: Resources, network: str) -> Plan:
-    """Write the pods of a workload.
+def render(spec: Spec, *, machine: Resources, network: str, log_bytes: int = shelf.DEFAULT_BYTES) -> Plan:
+    """Write the pods of a workload; a container's log takes `log_bytes` at most.
 
     Raises FailedPrecondition for what cannot be left out even by a caller who accepts losses.
     """
@@ -101,7 +101,7 @@ def render(spec: Spec, *, machine: Resources, network: str) -> Plan:
             f"workload {spec.workload_id}: engine podman runs Pods and Deployments, the manifest has none",
             reason="UNSUPPORTED_KIND",
         )
-    pods = [pod for template in found for pod in _Renderer(spec, template, sources, machine, network).pods()]
+    pods = [pod for template in found for pod in _Renderer(spec, template, sources, machine, network, log_bytes).pods()]
     images = [_image(container) for template in found for _, container in template.containers()]
     return Plan(workload_id=spec.workload_id, pods=tuple(pods), images=tuple(dict.fromkeys(images)))
 
@@ -109,8 +109,11 @@ def render(spec: Spec, *, machine: Resources, network: str) -> Plan:
 class _Renderer:
     """One document of a workload."""
 
-    def __init__(self, spec: Spec, template: Template, sources: Sources, machine: Resources, network: str) -> None:
+    def __init__(
+        self, spec: Spec, template: Template, sources: Sources, machine: Resources, network: str, log_bytes: int
+    ) -> None:
         self._spec = spec
+        self._log_bytes = log_bytes
         self._template = template
         self._sources = sources
         self._network = network
@@ -184,7 +187,7 @@ class _Renderer:
             "terminal": bool(container.get("tty")),
             "restart_policy": "no",  # the engine restarts containers itself, and counts
             "stop_timeout": self._template.grace_seconds,
-            "log_configuration": dict(logfile.CONFIGURATION),
+            "log_configuration": {"driver": "k8s-file", "size": self._log_bytes // shelf.FILES},
             "image_volume_mode": "anonymous",
             "resource_limits": _room(container, self._limits[container["name"]]),
             **security.settings(pod_spec, container),

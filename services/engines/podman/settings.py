@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.engines.podman.shelf import DEFAULT_BYTES, LEAST_BYTES
 from services.engines.settings import EngineSettings
 from services.settings import data_home, run_home
 
@@ -33,6 +34,9 @@ class PodmanSettings(EngineSettings):
     """Seconds for pulling one image."""
     init_timeout: float = 600.0
     """Seconds that an init container may take."""
+    container_log_bytes: int = DEFAULT_BYTES
+    """Of each container's log that are kept at most, in up to three files; the oldest go first. Counts for containers
+    made from now on."""
     host_access: bool = False
     """Let workloads at this machine: its network, its paths, all capabilities, privileged containers."""
     restart_back_off: float = 10.0
@@ -47,3 +51,5 @@ class PodmanSettings(EngineSettings):
                 f"restart_back_off must be more than 0 seconds and at most restart_back_off_max, not "
                 f"{self.restart_back_off:g}"
             )
+        if self.container_log_bytes < LEAST_BYTES:
+            raise ValueError(f"container_log_bytes must be at least {LEAST_BYTES}, not {self.container_log_bytes}")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from services.engines.engine import Component, LogLine, LogQuery
+from services.engines.engine import Component, LogLine, LogQuery, Spec
 from services.engines.podman.api import Podman
+from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.http import UnixHttp
 from services.engines.podman.logs import Logs
 from services.engines.podman.service import PodmanService
+from services.engines.podman.shelf import FILES, LEAST_BYTES
 from services.engines.streams import closed_after
 from services.errors import Unavailable
 from tests.harness.podman import IMAGE, PodmanMachine
-from tests.integration.podman.workloads import container, destroy, engine_on, only, spec, texts
+from tests.integration.podman.workloads import answering, container, destroy, engine_on, only, spec, texts
 
 pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
 
@@ -31,6 +35,8 @@ count() {
   done
 }
 """
+AT_ONCE = 3
+"""Descriptors that one list, and the engine's own calls, have open for a moment."""
 IDLE = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
 
 
@@ -88,54 +94,63 @@ async def test_ten_thousand_lines_survive_rotations_and_a_restart(machine: Podma
             query = LogQuery(follow=True, resume_cursor=first[-1].cursor)
             second = await read(logs(podman, made, query))
             await asyncio.sleep(0)
-            late = await read(logs(podman, made, LogQuery(resume_cursor=first[-1].cursor)))
+            late = await read(logs(podman, made, LogQuery(resume_cursor=first[0].cursor)))
     assert texts(first) == [f"line {number}" for number in range(5000)]
     assert texts(second) == [f"line {number}" for number in range(5000, 10000)]
     assert not any(line.dropped_lines for line in first + second)
     assert late[0].dropped_lines == 1  # the file with that place is gone by now
-    assert texts(late) == texts(second)[-len(late) :]
+    assert texts(late) == texts(first + second)[-len(late) :]
 
 
-@pytest.mark.parametrize("local", [True, False])
-async def test_a_thousand_tails_leave_no_descriptor(machine: PodmanMachine, local: bool) -> None:
-    """A thousand tails, as a file or through the API, leave no descriptor in podman's service and none here."""
+async def test_a_thousand_tails_leave_no_descriptor(machine: PodmanMachine, node_id: str) -> None:
+    """A thousand tails leave no descriptor in podman's service, and none here."""
+    service, wanted = machine.service(), spec(node_id, container(f"echo one; echo two; {IDLE}"))
+    async with running_on(machine, service, wanted) as engine:
+        assert service.pid is not None
+        before, own = descriptors(service.pid), descriptors(os.getpid())
+        for _ in range(1000):
+            assert texts(await all_of(engine, wanted, LogQuery(tail_lines=1))) == ["two"]
+        assert await left(service.pid, before, Podman(UnixHttp(service.socket))) <= AT_ONCE
+        assert descriptors(os.getpid()).total() <= own.total() + 2
+
+
+async def test_a_thousand_tails_by_the_api_leave_no_descriptor(machine: PodmanMachine) -> None:
+    """Where the file cannot be read neither."""
     with running(machine, f"echo one; echo two; {IDLE}") as made:
         service = machine.service()
         async with served(service) as podman:
-            while len(await read(logs(podman, made, LogQuery(), local=local))) < 2:
+            while len(await read(logs(podman, made, LogQuery(), local=False))) < 2:
                 await asyncio.sleep(0.02)
             assert service.pid is not None
             before, own = descriptors(service.pid), descriptors(os.getpid())
             for _ in range(1000):
-                assert texts(await read(logs(podman, made, LogQuery(tail_lines=1), local=local))) == ["two"]
-            assert descriptors(os.getpid()) <= own + 2
-            await settles(service.pid, before + 100)  # a thousand would be one each
+                assert texts(await read(logs(podman, made, LogQuery(tail_lines=1), local=False))) == ["two"]
+            assert await left(service.pid, before, podman) <= AT_ONCE
+            assert descriptors(os.getpid()).total() <= own.total() + 2
 
 
-async def test_followers_of_idle_containers_cost_no_thread(machine: PodmanMachine) -> None:
-    """Fifty followers of an idle container add no thread, no connection to podman, and end when they are closed."""
-    with running(machine, f"echo once; {IDLE}") as made:
-        service = machine.service()
-        async with served(service) as podman, asyncio.TaskGroup() as tasks:
-            await read(logs(podman, made, LogQuery(follow=True)), 1)
-            assert service.pid is not None
-            threads, before, own = threading.active_count(), descriptors(service.pid), descriptors(os.getpid())
-            heard: list[str] = []
+async def test_followers_of_idle_containers_cost_no_thread(machine: PodmanMachine, node_id: str) -> None:
+    """Fifty followers of an idle container add no thread, nothing to podman's service, and end when they are closed."""
+    service, wanted = machine.service(), spec(node_id, container(f"echo once; {IDLE}"))
+    async with running_on(machine, service, wanted) as engine, asyncio.TaskGroup() as tasks:
+        assert service.pid is not None
+        threads, before, own = threading.active_count(), descriptors(service.pid), descriptors(os.getpid())
+        heard: list[str] = []
 
-            async def follow() -> None:
-                async for batch in logs(podman, made, LogQuery(follow=True)).batches():
-                    heard.extend(texts(batch))
+        async def follow() -> None:
+            async for batch in engine.logs(wanted.workload_id, LogQuery(follow=True)):
+                heard.extend(texts(batch))
 
-            followers = [tasks.create_task(follow()) for _ in range(50)]
-            while len(heard) < 50:
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.3)
-            assert threading.active_count() <= threads
-            await settles(service.pid, before + 40)  # fifty more would be one each
-            for follower in followers:
-                follower.cancel()
-            await asyncio.gather(*followers, return_exceptions=True)
-            assert descriptors(os.getpid()) <= own + 2
+        followers = [tasks.create_task(follow()) for _ in range(50)]
+        while len(heard) < 50:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert threading.active_count() <= threads
+        assert await left(service.pid, before, Podman(UnixHttp(service.socket))) <= AT_ONCE
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+        assert descriptors(os.getpid()).total() <= own.total() + 2
     assert heard == ["once"] * 50
 
 
@@ -171,7 +186,34 @@ async def test_since_is_honoured_to_the_nanosecond(machine: PodmanMachine) -> No
 
 
 async def test_a_containers_log_is_capped(machine: PodmanMachine, node_id: str) -> None:
-    """A container of a workload logs into a file that podman caps at 10 MiB, whatever podman's default is."""
+    """A container that writes three times its cap keeps no more than that on disk; its last lines can be read."""
+    cap, lines = LEAST_BYTES, 9000
+    script = f"{COUNT.replace('line', 'x' * 50)}count 0 {lines}; {IDLE}"
+    wanted, least = spec(node_id, container(script)), []
+    async with machine.engine(node_id, log_bytes=cap) as engine:
+        await answering(engine)
+        await engine.create(wanted)
+        found = only(await engine.observe_one(wanted.workload_id))
+        path = Path(machine.listed("container", "inspect", found.component_id)[0]["HostConfig"]["LogConfig"]["Path"])
+        async with closed_after(engine.logs(wanted.workload_id, LogQuery(follow=True))) as batches:
+            async for batch in batches:
+                least.append(on_disk(path))
+                if batch[-1].text.endswith(f" {lines - 1}"):
+                    break
+        whole = await all_of(engine, wanted, LogQuery())
+        tail = await all_of(engine, wanted, LogQuery(tail_lines=1200))
+        await destroy(engine, wanted.workload_id, force=True)
+    assert max(least) <= cap
+    assert not path.parent.exists()
+    assert len(whole) * 100 > cap / FILES  # a full file, and what is in the newest
+    numbers = [int(line.text.split()[1]) for line in whole]
+    assert (numbers[-1], texts(tail)) == (lines - 1, texts(whole)[-1200:])
+    for line, number, before in zip(whole[1:], numbers[1:], numbers, strict=False):
+        assert number == before + 1 or (line.dropped_lines and number > before)  # a busy machine looks too late
+
+
+async def test_podmans_own_default_for_logs_does_not_count(machine: PodmanMachine, node_id: str) -> None:
+    """Unless another cap is set a container has 30 MiB, in files of a third of that."""
     wanted = spec(node_id, container(IDLE))
     async with engine_on(machine, node_id) as engine:
         await engine.create(wanted)
@@ -188,14 +230,53 @@ def written(machine: PodmanMachine, container: str) -> int:
     return Path(config["Path"]).stat().st_size
 
 
-async def settles(pid: int, bound: int) -> None:
-    """No more descriptors than this stay open; some wait for Go's garbage collector."""
-    deadline = time.monotonic() + 10
-    while (now := descriptors(pid)) > bound:
-        assert time.monotonic() < deadline, f"{now} descriptors are open, {bound} are expected"
-        await asyncio.sleep(0.1)
+def on_disk(path: Path) -> int:
+    """The bytes that all files of a log take, each counted once."""
+    files = {}
+    for entry in path.parent.glob(f"{path.name}*"):
+        with suppress(OSError):  # it has just been replaced
+            files[entry.stat().st_ino] = entry.stat().st_size
+    return sum(files.values())
 
 
-def descriptors(pid: int) -> int:
-    """How many a process has open."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+async def left(pid: int, before: Counter[str], podman: Podman) -> int:
+    """How many descriptors more than before podman's service has, once Go's garbage collector has run.
+
+    podman 4 leaves two kinds to the collector: each list opens the network namespace of every pod that runs, each
+    inspection of a running container its config.json. The collector comes after some ten megabytes of garbage, so
+    lists are asked for until it has; what really leaked it does not take away.
+    """
+    least = (descriptors(pid) - before).total()
+    for _ in range(400):
+        if least <= AT_ONCE:
+            break
+        await podman.pods({})
+        least = min(least, (descriptors(pid) - before).total())
+    return least
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """What a process has open, and how often; ids and numbers left out."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it has just been closed
+            found[re.sub(r"[0-9a-f]{64}|\[\d+\]", "#", str(entry.readlink()))] += 1
+    return found
+
+
+@asynccontextmanager
+async def running_on(machine: PodmanMachine, service: PodmanService, wanted: Spec) -> AsyncIterator[PodmanEngine]:
+    """An engine on this service with this workload, which has written all that it writes."""
+    async with machine.engine(wanted.ownership.node_id, service=service) as engine:
+        await answering(engine)
+        await engine.create(wanted)
+        while not await all_of(engine, wanted, LogQuery()):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)  # the last hints of the start have been followed
+        yield engine
+        await destroy(engine, wanted.workload_id, force=True)
+
+
+async def all_of(engine: PodmanEngine, wanted: Spec, query: LogQuery) -> list[LogLine]:
+    """All lines of a workload."""
+    return [line async for batch in engine.logs(wanted.workload_id, query) for line in batch]

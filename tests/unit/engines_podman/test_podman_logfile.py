@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from services.engines.engine import LogSource
 from services.engines.podman.frames import Position
 from services.engines.podman.logfile import LogFile, Record
+from services.engines.podman.shelf import FILES, Shelf, keep
 
 
 class Monitor:
@@ -42,9 +44,19 @@ class Monitor:
         fresh.touch()
         fresh.rename(self.path)
 
-    def reader(self) -> LogFile:
-        """One more reader."""
-        return LogFile(self.path, clock=self.clock)
+    def reader(self, *, pid: int = 0) -> LogFile:
+        """One more reader; `pid` writes the log, as far as it knows."""
+        return LogFile(self.path, clock=self.clock, monitor=pid)
+
+    def fill(self, number: int) -> list[str]:
+        """Write so many records of 1 KB."""
+        texts = [f"{self._written + each} " + "x" * 1000 for each in range(number)]
+        self.write(*texts)
+        return texts
+
+    def names(self) -> list[str]:
+        """The files that there are, as they are numbered."""
+        return sorted(entry.name.split(".")[2] for entry in self.path.parent.glob("ctr.log.*.*.*"))
 
 
 @pytest.fixture
@@ -169,18 +181,92 @@ def test_a_reader_resumes_and_tails_exactly(
             assert last[-1].behind.offset == monitor.path.stat().st_size
 
 
-def test_resuming_after_the_file_is_gone_says_that_lines_may_be_lost(monitor: Monitor, log: LogFile) -> None:
-    """A place in a file that was replaced cannot be had again: what there is follows, and its first line says so."""
+def test_resuming_after_the_file_is_gone_says_that_lines_may_be_lost(monitor: Monitor) -> None:
+    """A place in a file that is gone cannot be had again: what there is follows, and its first line says so."""
     monitor.write("1", "2", "3")
-    behind = rest(log)[0].behind
-    monitor.rotate()
-    monitor.write("4", "5")
+    with closing(monitor.reader()) as first:
+        behind = rest(first)[0].behind
+    for number in (4, 5, 6):
+        monitor.rotate()
+        monitor.write(str(number))
+        keep(monitor.path, 0)
     with closing(monitor.reader()) as later:
         later.resume(behind)
-        assert texts(later) == ["!4", "5"]
+        assert texts(later) == ["!5", "!6"]
     with closing(monitor.reader()) as other:
         other.resume(Position(generation=1, offset=10**12))
-        assert texts(other) == ["!4", "5"]
+        assert texts(other) == ["!5", "!6"]
+
+
+def test_a_rotation_while_nobody_reads_takes_nothing(monitor: Monitor) -> None:
+    """From a place in the file before the newest the rest follows, without a loss where the monitor can be counted."""
+    pid = os.getpid()  # it writes the log here
+    first = monitor.fill(100)
+    with closing(monitor.reader(pid=pid)) as reader:
+        behind = rest(reader)[49].behind
+    first += monitor.fill(100)
+    monitor.rotate()
+    second = monitor.fill(20)
+    with closing(monitor.reader(pid=pid)) as later:
+        later.resume(behind)
+        assert texts(later) == first[50:] + second
+    with closing(monitor.reader(pid=pid)) as whole:
+        assert texts(whole) == first + second
+    for tail in (5, 20, 21, 150, 500):
+        with closing(monitor.reader(pid=pid)) as end:
+            end.go_to_tail(tail)
+            assert texts(end) == (first + second)[-tail:]
+
+
+def test_a_file_that_was_missed_is_told(monitor: Monitor) -> None:
+    """Two rotations while nobody looked: the file in between is gone, and the count of the monitor's bytes shows it."""
+    pid = os.getpid()
+    first = monitor.fill(100)
+    keep(monitor.path, pid)
+    monitor.rotate()
+    monitor.fill(100)
+    monitor.rotate()
+    last = monitor.fill(3)
+    with closing(monitor.reader(pid=pid)) as reader:
+        found = texts(reader)
+    assert found == [*first, f"!{last[0]}", *last[1:]]
+    assert monitor.names() == ["1", "3"]
+
+
+def test_another_monitor_goes_on_in_the_same_file(monitor: Monitor) -> None:
+    """A container that was started again has another monitor: rotations after that are told apart as well."""
+    first = monitor.fill(50)
+    keep(monitor.path, 0)
+    first += monitor.fill(50)
+    keep(monitor.path, os.getpid())
+    first += monitor.fill(50)
+    monitor.rotate()
+    second = monitor.fill(5)
+    with closing(monitor.reader(pid=os.getpid())) as reader:
+        assert texts(reader) == first + second
+
+
+def test_no_more_than_three_files_are_on_disk(monitor: Monitor) -> None:
+    """Two have second names, however many there were; a third may not have been noticed yet."""
+    shelf = Shelf()
+    for _ in range(6):
+        monitor.fill(10)
+        shelf.look({monitor.path: 0})
+        monitor.rotate()
+    inodes = {entry.stat().st_ino for entry in monitor.path.parent.iterdir()}
+    assert len(inodes) == FILES
+
+
+def test_a_log_that_is_gone_is_not_missed(monitor: Monitor) -> None:
+    """Neither by who keeps it nor by who reads it."""
+    shelf = Shelf()
+    with closing(monitor.reader()) as reader:
+        monitor.write("1")
+        shelf.look({monitor.path: 0})
+        for entry in list(monitor.path.parent.iterdir()):
+            entry.unlink()
+        shelf.look({monitor.path: 0})
+        assert texts(reader) == ["1"]
 
 
 def test_the_place_in_a_file_that_began_empty_can_be_resumed(monitor: Monitor, log: LogFile) -> None:
