@@ -67,11 +67,7 @@ async def _apply_one(session: Session, source: Source, how: Apply) -> bool:
 
 
 def _late(item: pb2.Deployment, how: Apply) -> bool:
-    why = f": {item.state_message}" if item.state_message else ""
-    sys.stderr.write(
-        f"error: {item.deployment_id} is {render.state(item)} after {how.wait:g}s{why}\n"
-        f"  it goes on; see: beectl describe {item.deployment_id}\n"
-    )
+    sys.stderr.write(f"error: {item.deployment_id} does not run after {how.wait:g}s\n{render.unsettled(item)}\n")
     return False
 
 

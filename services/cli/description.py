@@ -117,8 +117,8 @@ def _attempts(item: Deployment, now: float) -> str:
 
 def _room(item: Deployment) -> str:
     room = item.requested
-    cpu = f"{room.cpu_cores:g} cpu" if room.HasField("cpu_cores") else ""
-    memory = f"{render.size(room.memory_bytes)} memory" if room.HasField("memory_bytes") else ""
+    cpu = f"{room.cpu_cores:g} cpu" if room.cpu_cores else ""
+    memory = f"{render.size(room.memory_bytes)} memory" if room.memory_bytes else ""
     return ", ".join(part for part in (cpu, memory) if part)
 
 

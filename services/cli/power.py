@@ -11,6 +11,7 @@ from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 
 from services.cli import render
 from services.cli.session import Session
+from services.errors import DeadlineExceeded
 from services.rpc.convert import duration
 
 _RUNS = (pb2.DEPLOYMENT_STATE_ACTIVE, pb2.DEPLOYMENT_STATE_SUCCEEDED)
@@ -24,7 +25,7 @@ class Verb:
     request: Callable[..., Any]
     done: str
     """What is said when it is in one of `states`."""
-    states: tuple[int, ...]
+    states: tuple[pb2.DeploymentState.ValueType, ...]
 
 
 VERBS = {
@@ -43,13 +44,22 @@ async def control(session: Session, name: str, verb: Verb, *, grace: float | Non
     """Do it, say what became of it; False: it is not done yet. `grace` in seconds; None: the manifest's."""
     request = verb.request(name=name) if grace is None else verb.request(name=name, grace_period=duration(grace))
     answer = await session.call(getattr(session.orchestrator, verb.method), request, wait=wait)
-    item = answer.deployment
+    item = await _settled(session, answer.deployment, verb, wait=wait)
     if item.state in verb.states:
         sys.stdout.write(f"deployment/{item.deployment_id} {verb.done}: {render.state(item)}\n")
         return True
-    why = f": {item.state_message}" if item.state_message else ""
-    sys.stderr.write(
-        f"error: {item.deployment_id} is not {verb.done} yet, it is {render.state(item)}{why}\n"
-        f"  it goes on; see: beectl describe {item.deployment_id}\n"
-    )
+    sys.stderr.write(f"error: {item.deployment_id} is not {verb.done} yet\n{render.unsettled(item)}\n")
     return False
+
+
+async def _settled(session: Session, item: pb2.Deployment, verb: Verb, *, wait: float) -> pb2.Deployment:
+    """The deployment in one of the verb's states, or as it stands when the wait is over: what runs may not be ready."""
+    if item.state in verb.states or not wait:
+        return item
+    request = pb2.WaitDeploymentRequest(
+        name=item.deployment_id, generation=item.generation, states=verb.states, timeout=duration(wait)
+    )
+    try:
+        return (await session.call(session.orchestrator.WaitDeployment, request, wait=wait)).deployment
+    except DeadlineExceeded:
+        return item

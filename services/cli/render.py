@@ -23,7 +23,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.components import components
+from services.cli.components import components, labels
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
@@ -97,6 +97,16 @@ def standing(item: Deployment) -> tuple[str, str, str, str]:
 def state(item: Deployment) -> str:
     """The state's bare name."""
     return DeploymentState.Name(item.state).removeprefix("DEPLOYMENT_STATE_")
+
+
+def unsettled(item: Deployment) -> str:
+    """Why it is not yet as it should be: its state, what each component that is not well says, and where to look."""
+    parts = components(item)
+    names = labels(parts)
+    said = {names[part.component_id]: ": ".join(word for word in (part.reason, part.message) if word) for part in parts}
+    why = [f"  {name}: {words}" for name, words in said.items() if words]
+    state_line = f"  it is {state(item)}" + (f": {item.state_message}" if item.state_message and not why else "")
+    return "\n".join([state_line, *why, f"  it goes on; see: beectl describe {item.deployment_id}"])
 
 
 def engines_of(item: Deployment) -> str:

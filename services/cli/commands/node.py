@@ -14,7 +14,7 @@ from services.cli.group import access, cli, output_option, run
 @output_option()
 @click.pass_obj
 def engines(options: dict[str, Any], probe: bool, output: str) -> None:
-    """List the node's engines and whether they can be used; * marks the default."""
+    """List the node's engines; * marks the default."""
     from services.cli import show
 
     run(options, lambda session: show.engines(session, probe=probe, output=output))

@@ -11,7 +11,7 @@ from services.cli.group import cli, output_option, run, wait_option
 
 @cli.group()
 def orphans() -> None:
-    """Workloads of this node that no deployment claims: list, adopt or purge them."""
+    """List, adopt or purge what no deployment claims."""
 
 
 @orphans.command("list")

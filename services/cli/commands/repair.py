@@ -15,7 +15,7 @@ from services.cli.group import cli, output_option, run, wait_option
 @output_option()
 @click.pass_obj
 def drift(options: dict[str, Any], name: str, output: str) -> None:
-    """Say whether what runs is what was applied; ends with 1 if it is not."""
+    """Say what of it is not as applied; 1 if any."""
     from services.cli import repair
 
     if not run(options, lambda session: repair.drift(session, name, output=output)):
@@ -38,7 +38,7 @@ def reconcile(options: dict[str, Any], name: str, wait: float) -> None:
 @click.option("--live", is_flag=True, help="As it runs now, written by its engine.")
 @click.pass_obj
 def export(options: dict[str, Any], name: str, live: bool) -> None:
-    """Print the manifest of a deployment, byte for byte as it was applied."""
+    """Print a deployment's manifest, to the byte."""
     from services.cli import repair
 
     run(options, lambda session: repair.export(session, name, live=live))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beemesh.engine.v1.engine_service_pb2 import ComponentStats
 from beemesh.engine.v1.workload_pb2 import Component, Workload
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
-from beemesh.type.v1.types_pb2 import ChangeAction
+from beemesh.type.v1.types_pb2 import ChangeAction, Manifest, PlannedChange, WatchEventType
 from click.testing import CliRunner, Result
 
 from services.cli import commands
@@ -17,7 +18,7 @@ from services.cli import session as sessions
 from services.cli.group import cli
 from services.cli.report import Failure
 from services.cli.session import Access
-from services.errors import BeemeshError, FieldViolation, InvalidArgument
+from services.errors import BeemeshError, DeadlineExceeded, FieldViolation, InvalidArgument
 
 commands.load()
 COMPOSE = "services:\n  web:\n    image: nginx\n"
@@ -237,3 +238,168 @@ def test_help_imports_nothing_heavy() -> None:
 def test_fakes_have_what_sessions_have() -> None:
     """The fake offers the same calls as a session."""
     assert {"call", "stream"} <= set(dir(sessions.Session)) & set(dir(FakeNode))
+
+
+def standing(state: int, **fields: Any) -> pb2.Deployment:
+    """A deployment in a state."""
+    return pb2.Deployment(deployment_id="a", generation=7, state=state, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "said"),
+    [
+        (
+            ("stop", "a"),
+            pb2.StopDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_STOPPED)),
+            "stopped: STOPPED",
+        ),
+        (
+            ("start", "a"),
+            pb2.StartDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_ACTIVE)),
+            "started: ACTIVE",
+        ),
+        (
+            ("restart", "a"),
+            pb2.RestartDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_SUCCEEDED)),
+            "restarted: SUCCEEDED",
+        ),
+        (
+            ("reconcile", "a"),
+            pb2.ReconcileDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_ACTIVE)),
+            "reconciled: ACTIVE",
+        ),
+        (
+            ("orphans", "adopt", "beemesh-a-1"),
+            pb2.AdoptOrphanResponse(deployment=standing(pb2.DEPLOYMENT_STATE_ACTIVE)),
+            "adopted: ACTIVE",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_verb_says_what_became_of_the_deployment(
+    node: FakeNode, arguments: tuple[str, ...], answer: Any, said: str
+) -> None:
+    """One line with the deployment, what was done and its state."""
+    node.answers = [answer]
+    result = beectl(*arguments)
+    assert (result.exit_code, result.stdout) == (0, f"deployment/a {said}\n")
+
+
+def test_a_grace_period_is_sent_only_where_one_is_given(node: FakeNode) -> None:
+    """Without one the manifest's counts; none at all is one too."""
+    stopped = pb2.StopDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_STOPPED))
+    node.answers = [stopped, stopped]
+    beectl("stop", "a")
+    beectl("stop", "a", "--grace", "0")
+    assert [request.HasField("grace_period") for request in node.asked] == [False, True]
+
+
+def test_what_is_started_and_not_ready_is_waited_for(node: FakeNode) -> None:
+    """A start ends when all is ready: until then the node is asked to say when, for this generation."""
+    node.answers = [
+        pb2.StartDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_DEGRADED)),
+        pb2.WaitDeploymentResponse(deployment=standing(pb2.DEPLOYMENT_STATE_ACTIVE)),
+    ]
+    assert beectl("start", "a", "--wait", "5s").stdout == "deployment/a started: ACTIVE\n"
+    wait = node.asked[1]
+    assert (wait.generation, wait.timeout.seconds) == (7, 5)
+    assert list(wait.states) == [pb2.DEPLOYMENT_STATE_ACTIVE, pb2.DEPLOYMENT_STATE_SUCCEEDED]
+
+
+def test_what_does_not_get_ready_in_time_says_which_and_why(node: FakeNode) -> None:
+    """Each component that is not well is named with its reason; the exit code is 1."""
+    parts = [
+        Component(component_id="1", display_name="web", replica=0, reason="NotReady", message="no answer"),
+        Component(component_id="2", display_name="web", replica=1),
+    ]
+    item = standing(pb2.DEPLOYMENT_STATE_DEGRADED, instances=[pb2.Instance(workload=Workload(components=parts))])
+    node.answers = [
+        pb2.RestartDeploymentResponse(deployment=item),
+        DeadlineExceeded("not yet", reason="WAIT_TIMEOUT"),
+    ]
+    result = beectl("restart", "a")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: a is not restarted yet",
+        "  it is DEGRADED",
+        "  web/0: NotReady: no answer",
+        "  it goes on; see: beectl describe a",
+    ]
+
+
+def test_drift_is_an_exit_code(node: FakeNode) -> None:
+    """0 and a sentence where there is none; 1 and the changes where there is."""
+    changed = PlannedChange(action=ChangeAction.CHANGE_ACTION_CREATE, target="pod/a", field_path="", forces="replace")
+    node.answers = [pb2.CheckDriftResponse(), pb2.CheckDriftResponse(drifted=True, changes=[changed])]
+    none, some = beectl("drift", "a"), beectl("drift", "a")
+    assert (none.exit_code, none.stdout) == (0, "deployment/a runs as it was applied\n")
+    assert (some.exit_code, some.stdout.splitlines()[1].split()) == (1, ["CREATE", "pod/a", "-", "-", "-", "replace"])
+
+
+def test_an_export_is_the_manifest_to_the_byte(node: FakeNode) -> None:
+    """Nothing is added to the text; what it cannot say goes to stderr."""
+    content = "a: é\r\nb: 1"
+    answer = pb2.ExportDeploymentResponse(manifest=Manifest(content=content))
+    answer.issues.add(field_path="config.env", message="cannot be said")
+    node.answers = [answer]
+    result = beectl("export", "a", "--live")
+    assert result.stdout_bytes == content.encode()
+    assert "config.env: cannot be said" in result.stderr
+    assert node.asked[0].live
+
+
+def test_orphans_are_listed_over_all_pages(node: FakeNode) -> None:
+    """Every page is read, and engines that cannot say are named on stderr."""
+    node.answers = [
+        pb2.ListOrphansResponse(workloads=[Workload(workload_id="w1", engine="podman")], next_page_token="t"),
+        pb2.ListOrphansResponse(workloads=[Workload(workload_id="w2")], unreachable_engines=["docker"]),
+    ]
+    result = beectl("orphans", "list")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["WORKLOAD", "w1", "w2"]
+    assert "docker" in result.stderr
+    assert node.asked[1].page_token == "t"
+
+
+def test_a_purge_is_a_preview_unless_it_is_forced(node: FakeNode) -> None:
+    """Without --force it says what would go, with it what went; name and engine narrow it."""
+    found = pb2.PurgeOrphansResponse(purge_count=1, purge_sample=["engines/podman/workloads/w1"])
+    node.answers = [found, found]
+    preview = beectl("orphans", "purge")
+    assert preview.stdout == "engines/podman/workloads/w1 would be removed\n"
+    assert "--force" in preview.stderr
+    forced = beectl("orphans", "purge", "engines/podman/workloads/w1", "--engine", "podman", "--force")
+    assert forced.stdout == "engines/podman/workloads/w1 removed\n"
+    assert [(request.force, request.filter) for request in node.asked] == [
+        (False, ""),
+        (True, 'engine="podman" AND workload_id="w1"'),
+    ]
+
+
+def test_stats_have_a_line_for_each_component(node: FakeNode) -> None:
+    """CPU in cores, memory and traffic in units that suit; what is not measured is a dash."""
+    parts = [Component(component_id="1", display_name="web", replica=number) for number in (0,)]
+    item = pb2.Deployment(instances=[pb2.Instance(workload=Workload(components=parts))])
+    stats = ComponentStats(component_id="1", cpu_cores=0.254, memory_bytes=3 << 20, network_rx_bytes=512)
+    node.answers = [pb2.GetDeploymentStatsResponse(stats=[stats]), pb2.GetDeploymentResponse(deployment=item)]
+    assert beectl("stats", "a").stdout.splitlines()[1].split() == ["web", "0.25", "3", "MiB", "512", "B", "-"]
+
+
+def test_a_watch_prints_what_is_new(node: FakeNode) -> None:
+    """Each change that shows is a line; one that shows nothing new is none."""
+    active, failed = standing(pb2.DEPLOYMENT_STATE_ACTIVE), standing(pb2.DEPLOYMENT_STATE_FAILED, state_message="why")
+    node.answers = [[pb2.WatchDeploymentsResponse(deployment=item) for item in (active, active, failed)]]
+    lines = [line.split()[1:3] for line in beectl("watch").stdout.splitlines()]
+    assert lines == [["NAME", "STATE"], ["a", "ACTIVE"], ["a", "FAILED"]]
+
+
+def test_a_watch_of_nobody_says_so_and_goes_on(node: FakeNode) -> None:
+    """A name that is not there (yet) is said once all is known."""
+    node.answers = [[pb2.WatchDeploymentsResponse(type=WatchEventType.WATCH_EVENT_TYPE_SYNCED)]]
+    assert "no deployment a yet" in beectl("watch", "a").stderr
+
+
+def test_exec_without_a_command_is_wrong_usage(node: FakeNode) -> None:
+    """Nothing is sent; nor is anything with -i and -t where nobody types."""
+    assert beectl("exec", "a").exit_code == 2
+    assert beectl("exec", "-it", "a", "--", "sh").exit_code == 2
+    assert node.asked == []
