@@ -19,6 +19,7 @@ from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.engines import GrpcEngines
 from services.orchestrator.flow import Outcome
+from services.orchestrator.following import followed
 from services.orchestrator.history import History
 from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.operations import Operations
@@ -26,10 +27,11 @@ from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
 from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.store import Store
-from services.orchestrator.views import Views
+from services.orchestrator.views import View, Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
 from services.rpc.listing import paginate, parse_filter
+from services.rpc.shared import Shared
 from services.rpc.unfinished import unfinished
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
@@ -67,6 +69,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self._store = store
         self._history = history
         self._node_id = node_id
+        self._told = Shared[View, pb.WatchDeploymentsResponse](lambda event: convert.change(event, node_id=node_id))
 
     async def ApplyManifest(self, request: pb.ApplyManifestRequest, context: Any) -> pb.ApplyManifestResponse:
         """Accept, then wait as asked; the apply itself outlives its caller."""
@@ -122,7 +125,11 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             page_size=request.page_size,
             page_token=request.page_token,
         )
-        return pb.ListDeploymentsResponse(deployments=[self._deployment(r) for r in page], next_page_token=token)
+        return pb.ListDeploymentsResponse(
+            deployments=[self._deployment(r) for r in page],
+            next_page_token=token,
+            resume_token=self._views.feed.token,
+        )
 
     async def WatchDeployments(
         self, request: pb.WatchDeploymentsRequest, context: Any
@@ -132,11 +139,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         feed = self._views.feed.watch(resume_token=request.resume_token, key=name)
         async with contextlib.aclosing(feed) as events:
             async for event in events:
-                yield pb.WatchDeploymentsResponse(
-                    type=types_pb2.WatchEventType.ValueType(int(event.type)),
-                    deployment=convert.deployment(event.item, node_id=self._node_id) if event.item else None,
-                    resume_token=event.token,
-                )
+                yield self._told.of(event)
 
     async def WaitDeployment(self, request: pb.WaitDeploymentRequest, context: Any) -> pb.WaitDeploymentResponse:
         """Block until a state is reached by the generation that was there when the wait began."""
@@ -340,7 +343,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     async def StreamDeploymentLogs(
         self, request: pb.StreamDeploymentLogsRequest, context: Any
     ) -> AsyncIterator[pb.StreamDeploymentLogsResponse]:
-        """The engine's log stream, passed on."""
+        """The engine's log stream, passed on; one that follows survives a restart of the engine."""
         record = self._deployed(request.name)
         asked = engine_pb.StreamWorkloadLogsRequest(
             workload_id=record.workload_id,
@@ -350,7 +353,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
             since_time=request.since_time if request.HasField("since_time") else None,
         )
-        async with contextlib.aclosing(self._engines.logs(record.engine_id, asked)) as messages:
+        following = followed(lambda again: self._engines.logs(record.engine_id, again), asked)
+        async with contextlib.aclosing(following) as messages:
             async for message in messages:
                 yield pb.StreamDeploymentLogsResponse(
                     entries=message.entries, end=message.end if message.HasField("end") else None

@@ -141,7 +141,17 @@ def test_an_engine_imports_no_other_engine(engine: str) -> None:
 EDGES = {
     "registry": {"__main__", "servicer", "settings", "watcher", "wire"},
     "provider": {"__main__", "servicer", "settings", "wire", "applied"},
-    "orchestrator": {"__main__", "convert", "engines", "providers", "relay", "servicer", "settings", "waits"},
+    "orchestrator": {
+        "__main__",
+        "convert",
+        "engines",
+        "following",
+        "providers",
+        "relay",
+        "servicer",
+        "settings",
+        "waits",
+    },
 }
 """Modules that speak gRPC, or only hold settings; every other module of these services is a core."""
 
