@@ -208,7 +208,8 @@ class Applier:
         if existing.step is Step.REMOVE:
             return False
         waited = self._clock() - existing.update_time
-        return existing.retries > 0 or (existing.step is Step.SETTLE and waited > _SUPERSEDE_SECONDS)
+        long = not 0 <= waited <= _SUPERSEDE_SECONDS  # less than nothing: the wall clock was set back meanwhile
+        return existing.retries > 0 or (existing.step is Step.SETTLE and long)
 
     async def _accept(
         self, request: ApplyRequest, deployment_id: str, wish: Wish, existing: Deployment | None

@@ -31,7 +31,7 @@ class Book:
 
     def load(self) -> None:
         """Fill the memory from the store, once, at start."""
-        for record in sorted(self._store.deployments(), key=lambda record: record.update_time):
+        for record in self._store.deployments():
             self._show(record)
         self._requests = {request.request_id: request for request in self._store.requests()}
 

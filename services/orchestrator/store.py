@@ -166,8 +166,8 @@ class Store:
         return self._opened
 
     def deployments(self) -> list[Deployment]:
-        """All records, the gone ones included; raises DataLoss naming the one that cannot be read."""
-        rows = self._read("SELECT deployment_id, body FROM deployments")
+        """All records, the gone ones included, last changed last; raises DataLoss naming one that cannot be read."""
+        rows = self._read("SELECT deployment_id, body FROM deployments ORDER BY rowid")
         found: list[Deployment] = []
         for name, body in rows:
             try:

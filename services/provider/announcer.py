@@ -345,7 +345,7 @@ class Announcer:
         self._own[record.key] = self._durable[record.key] = own
 
     async def _renew(self, now_ms: int) -> None:
-        due = [own.record.key for own in self._own.values() if own.kept and now_ms >= _renew_at_ms(own.record)]
+        due = [own.record.key for own in self._own.values() if own.kept and _is_due(own.record, now_ms)]
         for start in range(0, len(due), _RENEW_CHUNK):
             current = [self._own[key] for key in due[start : start + _RENEW_CHUNK] if key in self._own]
             minted = [self._renewed(own, now_ms) for own in current if own.kept]
@@ -376,6 +376,11 @@ class Announcer:
 
 def _is_live(own: _Own, now_ms: int) -> bool:
     return not own.record.tombstone and own.record.expires_ms > now_ms
+
+
+def _is_due(record: Record, now_ms: int) -> bool:
+    """Whether to sign it anew: in time, or because the wall clock was set back and others refuse what is of tomorrow."""
+    return now_ms >= _renew_at_ms(record) or now_ms < record.issued_ms - records.SKEW_MS
 
 
 def _renew_at_ms(record: Record) -> int:

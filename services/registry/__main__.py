@@ -42,7 +42,12 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         registry=registry, pace=Pace(ask_every=settings.ask_seconds, answer_within=settings.answer_seconds)
     )
     leases = LeaseRange(default=settings.lease_seconds, low=settings.lease_min_seconds, high=settings.lease_max_seconds)
-    servicer = Servicer(registry=registry, watchers=watchers, leases=leases, wall_offset=time.time() - time.monotonic())
+    servicer = Servicer(
+        registry=registry,
+        watchers=watchers,
+        leases=leases,
+        wall_offset=lambda: time.time() - time.monotonic(),
+    )
     server = Server(addresses=[settings.listen], drain_seconds=settings.drain_seconds)
     server.add(
         add_RegistryServiceServicer_to_server, servicer, pb.DESCRIPTOR.services_by_name["RegistryService"].full_name

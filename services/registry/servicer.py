@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,9 +38,11 @@ class LeaseRange:
 
 
 class Servicer(RegistryServiceServicer):
-    """`wall_offset`: what makes the registry's steady clock seconds since 1970."""
+    """`wall_offset` says what, added to the registry's steady clock, gives seconds since 1970 by the clock of now."""
 
-    def __init__(self, *, registry: Registry, watchers: Watchers, leases: LeaseRange, wall_offset: float) -> None:
+    def __init__(
+        self, *, registry: Registry, watchers: Watchers, leases: LeaseRange, wall_offset: Callable[[], float]
+    ) -> None:
         self._registry = registry
         self._watchers = watchers
         self._leases = leases
@@ -148,7 +150,7 @@ class Servicer(RegistryServiceServicer):
         return pb.CordonEngineResponse(engine=self._engine(view))
 
     def _engine(self, view: View) -> pb.Engine:
-        return from_view(view, wall_offset=self._wall_offset)
+        return from_view(view, wall_offset=self._wall_offset())
 
 
 def _id(name: str) -> str:

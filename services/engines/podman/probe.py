@@ -163,7 +163,7 @@ class Probe:
         last, now = self._canary, self._clock()
         fresh = last is not None and last.backend == backend
         if last is not None and fresh:
-            fresh = now - last.time < (self._times.canary_retry if last.error else self._times.canary_fresh)
+            fresh = 0 <= now - last.time < (self._times.canary_retry if last.error else self._times.canary_fresh)
         if last is None or not fresh:
             error = await self._fly(Podman(http, deadlines=self._deadlines()))
             last = self._canary = _Canary(backend=backend, time=now, error=error)

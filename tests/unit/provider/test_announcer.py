@@ -121,6 +121,23 @@ async def test_after_a_long_stop_announcements_are_there_before_anyone_asks(tmp_
         assert after.found() == [clock.now_ms]
 
 
+@pytest.mark.parametrize("jump", [86_400, -86_400])
+async def test_a_clock_that_jumps_by_a_day_costs_no_announcement(tmp_path: Path, jump: int) -> None:
+    """Forward or back, the announcement is signed anew by the new clock at the next look, with a higher sequence."""
+    clock = Clock()
+    async with running(tmp_path, clock) as provider:
+        await provider.announce()
+        (before,) = provider.found()
+        clock.advance(jump)
+        await provider.announcer.tick()
+        (after,) = provider.catalogue.discover("web", ALL, limit=100)
+        assert after.record.issued_ms == clock.now_ms
+        assert after.record.seq > before
+        clock.advance(1)
+        await provider.announcer.tick()
+        assert provider.found() == [after.record.seq], "and not again and again"
+
+
 async def test_a_withdrawal_outlives_a_restart(tmp_path: Path) -> None:
     """What was withdrawn stays so over a restart, and a packet of before, handed back, does not bring it back."""
     clock = Clock()
