@@ -396,7 +396,8 @@ class WasmEngine(Engine):
             ports = (PortMapping(container_port=HTTP_PORT, host_port=kept.port, host_ip="127.0.0.1"),)
         details: dict[str, object] = {"runtime": kept.spec.runtime, "handler": kept.spec.handler}
         if deployed.live is not None:
-            details |= {**asdict(deployed.live.counts), "instances": len(deployed.live.pids)}
+            pids = deployed.live.pids
+            details |= {**asdict(deployed.live.counts), "instances": len(pids), "worker_pids": pids}
         return Observation(
             ownership=kept.ownership,
             components=(self._component(deployed),),

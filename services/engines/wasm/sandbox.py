@@ -18,6 +18,8 @@ APP = "/app"
 RUN_INTERFACE = "wasi:cli/run@"
 """What a component exports that runs like a program."""
 
+_DEPTH = 900
+"""Of an event's nesting, about: where this interpreter's own limit is."""
 _MEMORIES = 16
 _INSTANCES = 256
 
@@ -92,6 +94,7 @@ class PythonGuest:
             text = event.decode()
         except UnicodeDecodeError as error:
             raise GuestProblem({"kind": "event", "message": f"the event is not UTF-8: {error}"}) from None
+        _check_depth(text)
         with _telling():
             return self._call("invoke", text, json.dumps(call)).encode()
 
@@ -105,6 +108,19 @@ class PythonGuest:
             return str(answer.payload)
         facts = json.loads(answer.payload)
         raise GuestProblem(facts, is_broken=facts.get("kind") == "memory")
+
+
+def _check_depth(text: str) -> None:
+    """Raise GuestProblem for an event nested so deeply that reading it would overflow the guest's stack."""
+    if text.count("[") + text.count("{") <= _DEPTH:
+        return
+    try:
+        json.loads(text)
+    except RecursionError:
+        message = f"the event is not JSON that can be read: it is nested deeper than {_DEPTH}"
+        raise GuestProblem({"kind": "event", "message": message}) from None
+    except ValueError:
+        return  # the guest says what is wrong with it
 
 
 class ModuleGuest:
