@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.type.v1.types_pb2 import ChangeAction, Manifest, PlannedChange
 
 from services.cli import render
 from services.cli.deploy import FALLBACKS
+from services.cli.following import lasting
 from services.cli.session import Session
 from services.cli.sources import Source
 from services.rpc.convert import duration
@@ -54,17 +55,27 @@ def _action(action: ChangeAction.ValueType) -> str:
 async def events(session: Session, name: str, *, follow: bool, output: str) -> None:
     """Print what happened to a deployment; with `follow` also what happens."""
     if follow:
-        request = pb2.WatchDeploymentEventsRequest(name=name)
-        async for answer in session.stream(session.orchestrator.WatchDeploymentEvents, request):
-            data = json.dumps(render.as_data(answer.event), ensure_ascii=False)
-            _say(data if output != "table" else "  ".join(_event(answer.event)))
-            sys.stdout.flush()
+        await _follow(session, name, output=output)
         return
     found = await kept(session, name)
     if output != "table":
         _say(render.formatted({"events": [render.as_data(item) for item in found]}, output))
     else:
         _say(render.table(("TIME", "REASON", "MESSAGE"), [_event(item) for item in found]))
+
+
+async def _follow(session: Session, name: str, *, output: str) -> None:
+    token = ""
+
+    def opened() -> AsyncIterator[pb2.WatchDeploymentEventsResponse]:
+        request = pb2.WatchDeploymentEventsRequest(name=name, resume_token=token)
+        return session.stream(session.orchestrator.WatchDeploymentEvents, request)
+
+    async for answer in lasting(opened):
+        token = answer.resume_token
+        data = json.dumps(render.as_data(answer.event), ensure_ascii=False)
+        _say(data if output != "table" else "  ".join(_event(answer.event)))
+        sys.stdout.flush()
 
 
 async def kept(session: Session, name: str) -> list[pb2.DeploymentEvent]:

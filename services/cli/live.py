@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from beemesh.engine.v1.engine_service_pb2 import ComponentStats, LogEntry
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
@@ -14,14 +14,8 @@ from beemesh.type.v1 import types_pb2
 
 from services.cli import render
 from services.cli.components import components, labels, resolve
+from services.cli.following import Pause, lasting
 from services.cli.session import Session
-from services.errors import BeemeshError, DeadlineExceeded, Unavailable
-
-Pause = Callable[[float], Awaitable[None]]
-
-PATIENCE = 60
-"""How often a broken stream of logs is tried again without a single line in between."""
-_PAUSE_SECONDS = 1.0
 
 
 async def logs(
@@ -35,8 +29,9 @@ async def logs(
     wanted = resolve(parts, component)
     writing = [part for part in parts if wanted in ("", part.component_id, part.display_name)]
     names = labels(parts) if len(writing) > 1 else {}
-    failed, cursor = 0, ""
-    while True:
+    cursor = ""
+
+    def opened() -> AsyncIterator[pb2.StreamDeploymentLogsResponse]:
         request = pb2.StreamDeploymentLogsRequest(
             name=name,
             follow=follow,
@@ -44,24 +39,13 @@ async def logs(
             component_id=wanted,
             resume_cursor=cursor,
         )
-        try:
-            async for response in session.stream(session.orchestrator.StreamDeploymentLogs, request):
-                sys.stdout.writelines(_line(entry, names) for entry in response.entries)
-                sys.stdout.flush()
-                if response.entries:
-                    failed, cursor = 0, response.entries[-1].cursor
-            return
-        except (Unavailable, DeadlineExceeded) as error:
-            failed += 1
-            if not follow or failed > PATIENCE:
-                raise
-            if failed == 1:
-                sys.stderr.write(f"waiting for the node: {_brief(error)}\n")
-        await pause(_PAUSE_SECONDS)
+        return session.stream(session.orchestrator.StreamDeploymentLogs, request)
 
-
-def _brief(error: BeemeshError) -> str:
-    return f"{error.reason}: {error.message}"
+    async for response in lasting(opened, pause=pause) if follow else opened():
+        sys.stdout.writelines(_line(entry, names) for entry in response.entries)
+        sys.stdout.flush()
+        if response.entries:
+            cursor = response.entries[-1].cursor
 
 
 def _line(entry: LogEntry, names: Mapping[str, str]) -> str:
@@ -94,12 +78,14 @@ def _use(item: ComponentStats, names: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
-async def watch(session: Session, name: str, *, output: str) -> None:
+async def watch(session: Session, name: str, *, output: str, pause: Pause = asyncio.sleep) -> None:
     """Print deployments as they are, then as they change, until Ctrl-C; a change that shows nothing new is left out."""
+    request = pb2.WatchDeploymentsRequest(name=name)
     shown: dict[str, tuple[str, ...]] = {}
     if output == "table":
         _say(_row(("TIME", "NAME", "STATE", "ENGINE", "READY", "RESTARTS", "MESSAGE")))
-    async for event in session.stream(session.orchestrator.WatchDeployments, pb2.WatchDeploymentsRequest(name=name)):
+    changes = lasting(lambda: session.stream(session.orchestrator.WatchDeployments, request), pause=pause)
+    async for event in changes:
         if event.type == types_pb2.WATCH_EVENT_TYPE_SYNCED and name and not shown:
             sys.stderr.write(f"there is no deployment {name} yet\n")
         if not event.HasField("deployment"):

@@ -11,7 +11,8 @@ import pytest
 from beemesh.engine.v1.workload_pb2 import Component, Workload
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 
-from services.cli.live import PATIENCE, logs
+from services.cli.following import PATIENCE
+from services.cli.live import logs, watch
 from services.errors import BeemeshError, NotFound, Unavailable
 
 AWAY = Unavailable("restarting", reason="ENGINE_UNREACHABLE")
@@ -28,9 +29,9 @@ def lines(*texts: str, dropped: int = 0) -> pb2.StreamDeploymentLogsResponse:
 class FakeSession:
     """Plays one script a stream; a script ends with an error, or with the stream."""
 
-    def __init__(self, *scripts: Sequence[pb2.StreamDeploymentLogsResponse | BeemeshError]) -> None:
-        self.orchestrator = SimpleNamespace(GetDeployment="", StreamDeploymentLogs="")
-        self.asked: list[pb2.StreamDeploymentLogsRequest] = []
+    def __init__(self, *scripts: Sequence[Any]) -> None:
+        self.orchestrator = SimpleNamespace(GetDeployment="", StreamDeploymentLogs="", WatchDeployments="")
+        self.asked: list[Any] = []
         self.waited: list[float] = []
         self._scripts = list(scripts)
 
@@ -38,7 +39,7 @@ class FakeSession:
         workload = Workload(components=[Component(component_id="1", display_name="web")])
         return pb2.GetDeploymentResponse(deployment=pb2.Deployment(instances=[pb2.Instance(workload=workload)]))
 
-    async def stream(self, _method: Any, request: Any) -> AsyncIterator[pb2.StreamDeploymentLogsResponse]:
+    async def stream(self, _method: Any, request: Any) -> AsyncIterator[Any]:
         self.asked.append(request)
         for step in self._scripts.pop(0):
             if isinstance(step, BeemeshError):
@@ -85,3 +86,14 @@ def test_lost_lines_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     """Where lines are lost before one, that is said in their place."""
     FakeSession([lines("9", dropped=4)]).run()
     assert capsys.readouterr().out == "… 4 lines or more are lost here …\n9\n"
+
+
+def test_a_watch_goes_on_when_the_node_is_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Opened anew it begins with a snapshot: what is as it was is not said twice."""
+    item = pb2.Deployment(deployment_id="a", state=pb2.DEPLOYMENT_STATE_ACTIVE)
+    gone = pb2.Deployment(deployment_id="a", state=pb2.DEPLOYMENT_STATE_DELETED)
+    first, again, last = (pb2.WatchDeploymentsResponse(deployment=each) for each in (item, item, gone))
+    fake = FakeSession([first, AWAY], [again, last])
+    session: Any = fake
+    asyncio.run(watch(session, "", output="table", pause=fake.pause))
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["STATE", "ACTIVE", "DELETED"]
