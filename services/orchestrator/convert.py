@@ -34,6 +34,7 @@ from services.orchestrator.model import (
 from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.views import View
 from services.rpc.convert import timestamp
+from services.rpc.watch import Event
 
 _AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE
 _SUSPECT = registry_pb.Engine.AVAILABILITY_SUSPECT
@@ -294,6 +295,15 @@ def deployment(view: View, *, node_id: str) -> pb.Deployment:
     if record.engine_id and record.step is not Step.GONE:
         result.instances.append(_instance(record, seen, node_id))
     return result
+
+
+def change(event: Event[View], *, node_id: str) -> pb.WatchDeploymentsResponse:
+    """One message of a watch."""
+    return pb.WatchDeploymentsResponse(
+        type=types_pb2.WatchEventType.ValueType(int(event.type)),
+        deployment=deployment(event.item, node_id=node_id) if event.item is not None else None,
+        resume_token=event.token,
+    )
 
 
 def _instance(record: Deployment, seen: Observed | None, node_id: str) -> pb.Instance:

@@ -50,6 +50,20 @@ class _Change(Generic[T]):
     reason: str
 
 
+class _Watcher(Generic[T]):
+    """What one watcher has not read yet."""
+
+    __slots__ = ("backlog", "is_cut", "queue", "snapshot")
+
+    def __init__(self, buffer: int) -> None:
+        self.backlog: deque[_Change[T]] = deque()
+        """What came after its token."""
+        self.snapshot: deque[T] = deque()
+        self.queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=buffer)
+        """What happened since; None: it was cut."""
+        self.is_cut = False
+
+
 class Feed(Generic[T]):
     """Items by key, and a bounded log of their changes.
 
@@ -66,7 +80,7 @@ class Feed(Generic[T]):
         self._sequence = 0
         self._buffer = buffer
         self._bookmark_seconds = bookmark_seconds
-        self._watchers: dict[str, set[asyncio.Queue[_Change[T] | None]]] = {}
+        self._watchers: dict[str, set[_Watcher[T]]] = {}
         """By the key that they follow, "" for all: who waits for one of many items is not woken for the others."""
         self._closed = False
 
@@ -103,9 +117,9 @@ class Feed(Generic[T]):
     def close(self) -> None:
         """End every watch with Unavailable, now and from now on: without it, draining waits for watchers in vain."""
         self._closed = True
-        for key, queues in list(self._watchers.items()):
-            for queue in list(queues):
-                self._cut(key, queue)
+        for key, watchers in list(self._watchers.items()):
+            for watcher in list(watchers):
+                self._cut(key, watcher)
 
     async def watch(
         self,
@@ -122,24 +136,26 @@ class Feed(Generic[T]):
         """
         self._check_open()
         wanted = match or (lambda _item: True)
-        queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=self._buffer)
-        backlog = self._backlog(resume_token) if resume_token else None
-        start, items = self._sequence, self._of(key)
-        self._watchers.setdefault(key, set()).add(queue)
+        watcher = _Watcher[T](self._buffer)
+        if resume_token:
+            backlog = self._backlog(resume_token)
+            watcher.backlog.extend(c for c in backlog if key in ("", c.key) and wanted(c.item))
+            del backlog
+        elif not skip_snapshot:
+            watcher.snapshot.extend(item for item in self._of(key) if wanted(item))
+        start = self._sequence
+        self._watchers.setdefault(key, set()).add(watcher)
         try:
-            if backlog is not None:
-                for change in backlog:
-                    if key in ("", change.key) and wanted(change.item):
-                        yield self._event(change)
-            elif not skip_snapshot:
-                for item in items:
-                    if wanted(item):
-                        yield Event(type=EventType.SNAPSHOT, token="", item=item)
-            yield Event(type=EventType.SYNCED, token=self._token(start))
-            async for event in self._follow(queue, start, wanted):
+            while watcher.backlog:
+                yield self._event(watcher.backlog.popleft())
+            while watcher.snapshot:
+                yield Event(type=EventType.SNAPSHOT, token="", item=watcher.snapshot.popleft())
+            if not watcher.is_cut:
+                yield Event(type=EventType.SYNCED, token=self._token(start))
+            async for event in self._follow(watcher.queue, start, wanted):
                 yield event
         finally:
-            self._leave(key, queue)
+            self._leave(key, watcher)
 
     def _of(self, key: str) -> list[T]:
         if not key:
@@ -181,23 +197,27 @@ class Feed(Generic[T]):
         change = _Change(sequence=self._sequence, key=key, type=kind, item=item, reason=reason)
         self._log.append(change)
         for followed in dict.fromkeys(("", key)):
-            for queue in list(self._watchers.get(followed, ())):
-                if queue.full():
-                    self._cut(followed, queue)
+            for watcher in list(self._watchers.get(followed, ())):
+                if watcher.queue.full():
+                    self._cut(followed, watcher)
                 else:
-                    queue.put_nowait(change)
+                    watcher.queue.put_nowait(change)
 
-    def _leave(self, key: str, queue: asyncio.Queue[_Change[T] | None]) -> None:
-        queues = self._watchers.get(key, set())
-        queues.discard(queue)
-        if not queues:
+    def _leave(self, key: str, watcher: _Watcher[T]) -> None:
+        watchers = self._watchers.get(key, set())
+        watchers.discard(watcher)
+        if not watchers:
             self._watchers.pop(key, None)
 
-    def _cut(self, key: str, queue: asyncio.Queue[_Change[T] | None]) -> None:
-        self._leave(key, queue)
-        while not queue.empty():
-            queue.get_nowait()
-        queue.put_nowait(None)
+    def _cut(self, key: str, watcher: _Watcher[T]) -> None:
+        """From now on nothing is kept for it; it is told when it reads on."""
+        self._leave(key, watcher)
+        watcher.is_cut = True
+        watcher.backlog.clear()
+        watcher.snapshot.clear()
+        while not watcher.queue.empty():
+            watcher.queue.get_nowait()
+        watcher.queue.put_nowait(None)
 
     def _backlog(self, token: str) -> list[_Change[T]]:
         epoch, _, number = token.partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ from services.rpc.watch import Event, EventType, Feed
 
 SNAPSHOT, SYNCED, ADDED = EventType.SNAPSHOT, EventType.SYNCED, EventType.ADDED
 UPDATED, REMOVED, BOOKMARK = EventType.UPDATED, EventType.REMOVED, EventType.BOOKMARK
+
+
+class Item:
+    """Something of which it can be seen whether it is still kept."""
+
 
 Watch = AsyncGenerator[Event[str], None]
 
@@ -137,6 +143,25 @@ async def test_a_slow_watcher_is_cut_and_can_resume() -> None:
     assert [item for _type, item in await take(again, 6)] == ["0", "1", "2", "3", "4", "5"]
     await quick.aclose()
     await again.aclose()
+
+
+async def test_who_is_cut_while_reading_the_snapshot_is_kept_nothing_of_it() -> None:
+    """The rest of a snapshot that nobody reads is let go of when its watcher is cut, and the watcher is told."""
+    feed: Feed[Item] = Feed(epoch="e1", buffer=1)
+    for name in ("a", "b"):
+        feed.put(name, Item())
+    watch = feed.watch()
+    await anext(watch)
+    second = weakref.ref(feed.items()["b"])
+    for _ in range(2):
+        feed.put("c", Item())
+    feed.remove("b")
+    for _ in range(3000):  # more than the log of changes holds
+        feed.put("c", Item())
+    assert second() is None
+    with pytest.raises(Aborted) as caught:
+        await anext(watch)
+    assert caught.value.reason == "SLOW_CONSUMER"
 
 
 async def test_silence_is_broken_by_bookmarks_that_can_be_resumed_from() -> None:
