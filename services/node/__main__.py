@@ -75,7 +75,9 @@ async def supervise(settings: Settings, launch: Launch, stop: asyncio.Event) -> 
                 launch=launch,
                 answers=readiness.answers,
                 on_ready=lambda: _announce(layout, public, engines),
+                lives=readiness.lives,
                 stop_seconds=settings.stop_seconds,
+                hang_seconds=settings.hang_seconds,
             )
             await supervisor.run(stop)
 

@@ -1,4 +1,4 @@
-"""Asks a service over its socket whether it is ready to serve."""
+"""Asks a service over its socket whether it is ready to serve, and whether it lives at all."""
 
 from __future__ import annotations
 
@@ -29,13 +29,24 @@ class Readiness:
 
     async def answers(self, process: Process) -> bool:
         """Whether its health says SERVING for `readiness`; False as well when it does not answer in time."""
+        try:
+            status = await self._ask(process, "readiness", PROBE_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def lives(self, process: Process, seconds: float) -> bool:
+        """Whether it answers anything at all within `seconds`, be it that it does not serve."""
+        try:
+            await self._ask(process, "liveness", seconds)
+        except grpc.aio.AioRpcError as error:
+            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return True
+
+    async def _ask(self, process: Process, name: str, seconds: float) -> int:
         channel = self._channels.get(process.name)
         if channel is None:
             channel = self._channels[process.name] = connect(f"unix:{process.socket}")
-        request = health_pb2.HealthCheckRequest(service="readiness")
-        try:
-            stub = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(request, timeout=budget(PROBE_SECONDS))  # type: ignore[attr-defined]
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=budget(seconds))  # type: ignore[attr-defined]
+        return int(answer.status)

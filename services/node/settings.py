@@ -26,4 +26,6 @@ class Settings:
     """Guards the public port; default `<run_dir>/token`, made when it does not exist."""
     stop_seconds: float = 10.0
     """How long each service may take to stop before it is killed."""
+    hang_seconds: float = 60.0
+    """A service that answers nothing for so long is killed and started again; 0: it never is."""
     log_level: str = "INFO"

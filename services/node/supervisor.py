@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.errors import FailedPrecondition
 from services.node.plan import Process
@@ -21,6 +21,9 @@ NOT_LAUNCHED = 255
 
 HOPELESS = (2, EX_CONFIG)
 """Exit codes of a service whose settings are wrong: before the node was ready once, that ends it."""
+
+SILENCES = 6
+"""So many questions in a row without an answer are a hang. Counted, not timed: a machine that slept has asked once."""
 
 SLOW_START_SECONDS = 15.0
 """A service that does not answer for so long after its start is said to be slow, once."""
@@ -50,6 +53,8 @@ class Supervisor:
     """Runs `processes` until told to stop; one that ends is started again after a growing delay, for ever.
 
     `launch` starts one; `answers` says whether a started one is ready to serve; `on_ready` is called once all are.
+    One that was ready and then answers nothing for `hang_seconds` (0: for ever) is killed and started again; `lives`
+    asks it once, and may take the seconds that it is given.
     """
 
     def __init__(
@@ -59,7 +64,9 @@ class Supervisor:
         launch: Launch,
         answers: Callable[[Process], Awaitable[bool]],
         on_ready: Callable[[], None],
+        lives: Callable[[Process, float], Coroutine[Any, Any, bool]],
         stop_seconds: float,
+        hang_seconds: float,
         backoff: Backoff = Backoff(),  # noqa: B008 - it is frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,6 +74,8 @@ class Supervisor:
         self._launch = launch
         self._answers = answers
         self._on_ready = on_ready
+        self._lives = lives
+        self._hang_seconds = hang_seconds
         self._stop_seconds = stop_seconds
         self._backoff = backoff
         self._clock = clock
@@ -118,13 +127,29 @@ class Supervisor:
             self._signal([process.name], signal.SIGTERM)
         try:
             async with asyncio.TaskGroup() as tasks:
-                probe = tasks.create_task(self._await_ready(process))
+                watch = tasks.create_task(self._attend(process))
                 code = await running.wait()
-                probe.cancel()
+                watch.cancel()
         finally:
             self._ready.discard(process.name)
         del self._running[process.name]
         return code
+
+    async def _attend(self, process: Process) -> None:
+        await self._await_ready(process)
+        if self._hang_seconds > 0:
+            await self._await_hang(process)
+            log.error("service_hangs", name=process.name, silent_seconds=self._hang_seconds)
+            self._signal([process.name], signal.SIGKILL)
+
+    async def _await_hang(self, process: Process) -> None:
+        """Ask again and again; return once it was silent so often in a row that it is not merely slow."""
+        pause, silences = self._hang_seconds / SILENCES, 0
+        while silences < SILENCES:
+            async with asyncio.TaskGroup() as tasks:  # what fails at once is a silence like any other
+                tasks.create_task(asyncio.sleep(pause))
+                asked = tasks.create_task(self._lives(process, pause))
+            silences = 0 if asked.result() else silences + 1
 
     async def _await_ready(self, process: Process) -> None:
         began, told = self._clock(), False

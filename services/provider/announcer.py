@@ -379,7 +379,7 @@ def _is_live(own: _Own, now_ms: int) -> bool:
 
 
 def _is_due(record: Record, now_ms: int) -> bool:
-    """Whether to sign it anew: in time, or because the wall clock was set back and others refuse what is of tomorrow."""
+    """Whether to sign it anew: in time, or because the wall clock was set back: others refuse what is of tomorrow."""
     return now_ms >= _renew_at_ms(record) or now_ms < record.issued_ms - records.SKEW_MS
 
 

@@ -84,6 +84,23 @@ def test_every_service_that_is_killed_comes_back(start_node: StartNode) -> None:
         assert get(client).instances[0].workload_id == workload
 
 
+def test_a_service_that_hangs_is_started_again_and_the_rest_run_on() -> None:
+    """Services that live and answer nothing are replaced in time; the others keep their process ids; all is well."""
+    with LocalNode(engines="mock", env={"BEEMESH_HANG_SECONDS": "6"}) as node, Client(node.socket) as client:
+        apply(client)
+        before = node.services()
+        frozen = ("services.engines.mock", "services.orchestrator")
+        for service in frozen:
+            send(before[service], signal.SIGSTOP)
+        until(lambda: all(node.services().get(s, before[s]) != before[s] for s in frozen), what=node.log_tail)
+        until(lambda: active(client), what=node.log_tail)
+        now = node.services()
+        assert {name: now[name] for name in before if name not in frozen} == {
+            name: pid for name, pid in before.items() if name not in frozen
+        }
+        assert node.log.read_text().count("service_hangs") == len(frozen)
+
+
 def test_a_node_stops_in_order_and_leaves_no_process(start_node: StartNode) -> None:
     """Told to stop, a node ends with 0; the orchestrator has ended first and the registry last."""
     node = start_node()

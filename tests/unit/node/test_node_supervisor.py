@@ -13,7 +13,7 @@ import pytest
 
 from services.node.plan import Process, Stage
 from services.node.restart import Backoff
-from services.node.supervisor import Supervisor
+from services.node.supervisor import SILENCES, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,6 +54,10 @@ class World:
         self.deaf: set[str] = set()
         self.mute: set[str] = set()
         """Services that run and do not answer."""
+        self.silent: dict[str, int] = {}
+        """Services that live and do not answer that many questions."""
+        self.asked: list[str] = []
+        """Who was asked whether it lives."""
         self.processes: dict[str, FakeProcess] = {}
         self.full = 0
         """So many launches fail for want of memory."""
@@ -82,16 +86,30 @@ class World:
     async def answers(self, process: Process) -> bool:
         return process.name not in self.mute
 
+    async def lives(self, process: Process, seconds: float) -> bool:
+        self.asked.append(process.name)
+        self._changed.set()
+        if self.silent.get(process.name, 0) == 0:
+            return True
+        self.silent[process.name] -= 1
+        return False
+
     @asynccontextmanager
     async def supervised(
-        self, *processes: Process, backoff: Backoff = AT_ONCE, stop_seconds: float = 5.0
+        self,
+        *processes: Process,
+        backoff: Backoff = AT_ONCE,
+        stop_seconds: float = 5.0,
+        hang_seconds: float = 0.0,
     ) -> AsyncIterator[asyncio.Event]:
         supervisor = Supervisor(
             processes=processes,
             launch=self.launch,
             answers=self.answers,
             on_ready=lambda: self.happened("READY"),
+            lives=self.lives,
             stop_seconds=stop_seconds,
+            hang_seconds=hang_seconds,
             backoff=backoff,
             clock=lambda: self.now,
         )
@@ -209,3 +227,44 @@ async def test_a_steady_service_is_back_at_once(world: World) -> None:
             world.processes["one"].end(1)
             await world.until(lambda lines, count=count: lines.count("start one") == count)  # type: ignore[misc]
     assert world.lines.count("start one") == 4
+
+
+AT_ONCE_HANGS = 1e-6
+"""Seconds: questions follow each other as fast as the loop turns."""
+
+
+async def test_a_service_that_hangs_is_killed_and_started_again_alone(world: World) -> None:
+    """A service that was ready and answers nothing any more is killed and comes back; no other is touched."""
+    async with world.supervised(*ALL, hang_seconds=AT_ONCE_HANGS):
+        await world.until(lambda lines: "READY" in lines)
+        before = len(world.lines)
+        world.silent["engine-a"] = SILENCES
+        await world.until(lambda lines: lines.count("start engine-a") == 2)
+        assert world.lines[before:] == ["SIGKILL engine-a", "end engine-a", "start engine-a"]
+
+
+async def test_a_service_that_is_slow_is_left_alone(world: World) -> None:
+    """Any answer begins the count anew: a service that misses all questions but one in a row is not killed."""
+    async with world.supervised(*ALL, hang_seconds=AT_ONCE_HANGS):
+        await world.until(lambda lines: "READY" in lines)
+        for _ in range(5):
+            world.silent["engine-a"] = SILENCES - 1
+            asked = world.asked.count("engine-a")
+            await world.until(lambda _lines, asked=asked: world.asked.count("engine-a") > asked + SILENCES)  # type: ignore[misc]
+    assert "SIGKILL engine-a" not in world.lines
+
+
+async def test_a_service_that_is_not_ready_yet_is_not_taken_to_hang(world: World) -> None:
+    """How long a start takes is nobody's business here."""
+    world.mute.add("engine-b")
+    async with world.supervised(*ALL, hang_seconds=AT_ONCE_HANGS):
+        await world.until(lambda _lines: len(world.asked) > 3 * SILENCES)
+        assert "engine-b" not in world.asked
+
+
+async def test_where_it_is_switched_off_nobody_is_asked(world: World) -> None:
+    """With hang_seconds 0 no service is ever killed for its silence."""
+    async with world.supervised(*ALL, hang_seconds=0.0):
+        await world.until(lambda lines: "READY" in lines)
+        await asyncio.sleep(0)
+    assert world.asked == []
