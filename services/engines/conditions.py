@@ -10,6 +10,8 @@ from services.engines.engine import Status, WorkloadState
 READY = "Ready"
 BACKEND_REACHABLE = "BackendReachable"
 CONFIG_MATCHES = "ConfigMatches"
+COMPONENT_MISSING = "ComponentMissing"
+"""The reason of a ConfigMatches that is false because part of what was made is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class ConditionFacts:
     """Empty: nothing is recorded of what was asked for."""
     runtime_digest: str
     """Empty: nothing runs."""
+    missing: tuple[str, ...] = ()
+    """Components that were made and are gone."""
     changing: bool
     silent: bool
     """The backend does not answer; `message` says why."""
@@ -79,6 +83,8 @@ def _matches(facts: ConditionFacts) -> Condition:
         reason, message = "NotRecorded", "it runs, and how it was deployed is not recorded here"
     elif facts.changing:
         reason = "ChangeUnderWay"
+    elif facts.missing:
+        status, reason, message = Status.FALSE, COMPONENT_MISSING, f"gone: {', '.join(facts.missing)}"
     elif not facts.runtime_digest and facts.state is not WorkloadState.STOPPED:
         status, reason, message = Status.FALSE, "NothingRuns", "the backend has nothing of it"
     elif facts.runtime_digest in ("", facts.wanted_digest):

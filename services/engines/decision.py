@@ -77,7 +77,7 @@ def _again(record: Record, observation: Observation | None, *, runs_this: bool) 
 
 
 def _runs(record: Record | None, observation: Observation | None, digest: str) -> bool:
-    if observation is None or not observation.components:
+    if observation is None or not observation.components or (record is not None and record.missing(observation)):
         return False
     label = observation.ownership.manifest_hash
     return label == hash_label(digest) or bool(record and record.canonical_digest == digest and record.made_of(label))

@@ -241,6 +241,7 @@ class Deployer:
             update_time=now,
             request_id=order.request_id,
             scaled_to_zero=admitted.scaled_to_zero,
+            components=tuple(self._engine.components(admitted.manifest, order.config)),
         )
 
     # Remove

@@ -40,6 +40,7 @@ from services.engines.words import (
     Spec,
     Status,
     WorkloadState,
+    place,
 )
 from services.errors import Unimplemented
 from services.manifests import Manifest
@@ -74,6 +75,7 @@ __all__ = [
     "Spec",
     "Status",
     "WorkloadState",
+    "place",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import msgspec
 
 from services.data_dir import faults
 from services.data_dir.files import sync_directory, write_atomically
-from services.engines.engine import Config
+from services.engines.engine import Config, Observation, Role
 from services.errors import BeemeshError, DataLoss, FailedPrecondition, Internal, Unavailable
 from services.identity import Ownership, hash_label
 from services.manifests import Format
@@ -97,6 +98,8 @@ class Record:
     """Of the last deploy."""
     scaled_to_zero: bool = False
     """It is right that the backend has nothing of it."""
+    components: tuple[str, ...] = ()
+    """The places of the main components that it makes; empty where the engine cannot tell."""
     removal: Removal | None = None
     halt: Halt | None = None
     """Of the last stop."""
@@ -106,6 +109,13 @@ class Record:
     def made_of(self, label: str) -> bool:
         """Whether an object with this hash label is of this content."""
         return label in (hash_label(self.canonical_digest), *self.earlier_hashes)
+
+    def missing(self, observation: Observation | None) -> tuple[str, ...]:
+        """The places of components that were made, were not stopped, and are not there any more."""
+        if self.phase is not Phase.DEPLOYED or observation is None:
+            return ()
+        there = Counter(component.place for component in observation.components if component.role is Role.MAIN)
+        return tuple((Counter(self.components) - there).elements())
 
     @property
     def should_be_there(self) -> bool:

@@ -12,6 +12,7 @@ S = WorkloadState
 
 _ENDED = frozenset({S.SUCCEEDED, S.FAILED, S.STOPPED, S.REJECTED})
 _COMING = frozenset({S.PENDING, S.STARTING})
+_WHOLE = frozenset({S.RUNNING, S.STARTING, S.SUCCEEDED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Facts:
     busy: bool = False
     """An operation on it is under way."""
     scaled_to_zero: bool = False
+    missing: tuple[str, ...] = ()
+    """Components that were made and are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def derive(facts: Facts) -> tuple[WorkloadState, str]:
     if facts.observation is None or not facts.observation.components:
         return _nothing_runs(facts)
     state, message = _of_components(facts.observation)
+    if facts.missing and state in _WHOLE:
+        return S.DEGRADED, f"gone: {', '.join(facts.missing)}"
     change = _CHANGING.get(facts.phase)
     return change(state, message, facts) if change else (state, message)
 

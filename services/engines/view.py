@@ -40,6 +40,8 @@ class Workload:
     """The canonical digest of what was asked for; empty where no record is kept."""
     runtime_digest: str = ""
     """The canonical digest of what runs; where that is not what was asked for, the label's 16 hex digits."""
+    missing: tuple[str, ...] = ()
+    """The places of components that were made and are gone."""
     generation: int = 0
     reconciling: bool = False
     create_time: float | None = None
@@ -69,6 +71,7 @@ def assemble(record: Record | None, observation: Observation | None, *, busy: bo
         phase=record.phase if record else Phase.DEPLOYED,
         busy=busy,
         scaled_to_zero=bool(record and record.scaled_to_zero),
+        missing=record.missing(observation) if record and not busy else (),
     )
     state, message = derive(facts)
     created = record.create_time if record else observation.create_time if observation else None
@@ -83,6 +86,7 @@ def assemble(record: Record | None, observation: Observation | None, *, busy: bo
         metadata=ownership.labels(),
         manifest_digest=record.canonical_digest if record else "",
         runtime_digest=_runtime_digest(record, observation),
+        missing=facts.missing,
         generation=record.generation if record else 0,
         reconciling=busy or (record is not None and not record.phase.is_settled),
         create_time=created,
@@ -189,6 +193,7 @@ class View:
             message=workload.state_message,
             wanted_digest=workload.manifest_digest,
             runtime_digest=workload.runtime_digest,
+            missing=workload.missing,
             changing=workload.reconciling,
             silent=silent,
         )

@@ -170,6 +170,11 @@ class Component:
     """Of the run before the present one; None: it was never restarted."""
 
     @property
+    def place(self) -> str:
+        """Where it belongs in its workload."""
+        return place(self.replica, self.display_name)
+
+    @property
     def is_ready(self) -> bool:
         """Whether it can be used."""
         return self.state is WorkloadState.RUNNING and self.ready is not False
@@ -178,6 +183,11 @@ class Component:
     def is_started(self) -> bool:
         """Whether it is past its start."""
         return self.state is WorkloadState.RUNNING and self.started is not False
+
+
+def place(replica: int, name: str) -> str:
+    """The place of a component: the number of its replica and its name in the manifest."""
+    return f"{replica}/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,7 +108,7 @@ async def _serve(settings: Settings, reader: Reader, stop: asyncio.Event) -> Non
             node_id=node_id,
             clock=time.time,
         )
-        reconciler = Reconciler(book=book, engines=engines, applier=applier, clock=time.time)
+        reconciler = Reconciler(book=book, engines=engines, applier=applier, history=history, clock=time.time)
         views = Views(book=book, engines=engines, outbox=outbox, epoch=epoch)
         engines.subscribe(reconciler.touch)
         engines.subscribe(views.touch_workload)

@@ -35,6 +35,7 @@ log = Log(__name__)
 
 _LEASE_SECONDS = 15.0
 _RETRY_SECONDS = 0.5
+_MISSING, _FALSE = "ComponentMissing", types_pb2.Condition.STATUS_FALSE
 _WATCH_SECONDS = 3600.0
 """Every stream has a deadline too; it is then opened anew."""
 _EXEC_SECONDS = 86_400.0
@@ -412,5 +413,7 @@ def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
         message=workload.state_message,
         digest=workload.runtime_digest,
         manifest_id=workload.manifest_id,
+        incomplete=any(item.reason == _MISSING and item.status == _FALSE for item in workload.conditions),
+        restarts={f"{c.replica}/{c.display_name}": c.restart_count for c in workload.components if c.restart_count},
         raw=workload.SerializeToString(),
     )

@@ -63,6 +63,12 @@ class History:
         """It is durable: tell those who follow."""
         self._feed.put(event.deployment_id, event)
 
+    async def tell(self, deployment_id: str, reason: str, message: str = "") -> None:
+        """An event that belongs to no other change: durable, then shown. Raises what the store does."""
+        event = self.event(deployment_id, reason, message)
+        await self._store.commit(*self.statements(event))
+        self.show(event)
+
     def forget(self, deployment_id: str) -> None:
         """The deployment and its events are gone for good."""
         self._feed.remove(deployment_id)

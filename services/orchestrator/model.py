@@ -290,6 +290,10 @@ class Observed:
     """What a deploy has done (the numbers of beemesh.type.v1.ChangeAction); 0 where nothing was asked."""
     digest: str = ""
     """Of what runs, in the engine's words; only its label form (identity.hash_label) is compared."""
+    incomplete: bool = False
+    """Part of what was made is gone, while nothing is being done to it."""
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    """How often its components were started again, by replica and name, for those that were."""
     raw: bytes = b""
     """The engine's serialized beemesh.engine.v1.Workload, passed on untouched."""
 

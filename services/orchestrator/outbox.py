@@ -76,9 +76,7 @@ class Outbox:
         self._listeners.append(listener)
 
     async def _tell(self, deployment_id: str, reason: str) -> None:
-        event = self._history.event(deployment_id, reason)
-        await self._store.commit(*self._history.statements(event))
-        self._history.show(event)
+        await self._history.tell(deployment_id, reason)
         for listener in self._listeners:
             listener(deployment_id)
 

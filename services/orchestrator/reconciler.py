@@ -11,7 +11,8 @@ from services.identity import hash_label
 from services.orchestrator.apply import Applier
 from services.orchestrator.book import Book
 from services.orchestrator.flow import Outcome
-from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.history import History
+from services.orchestrator.model import Deployment, Observed, State, Step
 from services.orchestrator.ports import Engines
 from services.orchestrator.steps import broken, outcome_of
 from services.telemetry import Log
@@ -21,6 +22,7 @@ ANNOTATION_DRIFT = "beemesh.io/drift-policy"
 
 _SWEEP_SECONDS = 30.0
 _REPAIRS_MAX, _REPAIR_WINDOW, _REPAIRS_KEPT = 3, 600.0, 10_000
+_RESTARTS_KEPT = 20_000
 
 log = Log(__name__)
 
@@ -28,10 +30,15 @@ log = Log(__name__)
 class Reconciler:
     """`touch` is told of a workload that may have changed; `run` looks, and at everything now and then."""
 
-    def __init__(self, *, book: Book, engines: Engines, applier: Applier, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, book: Book, engines: Engines, applier: Applier, history: History, clock: Callable[[], float]
+    ) -> None:
         """`clock`: seconds since 1970."""
+        self._history = history
         self._clock = clock
         self._repairs: dict[str, tuple[float, ...]] = {}
+        self._restarts: dict[str, dict[str, int]] = {}
+        """By workload: how often each component was restarted when it was last looked at."""
         self._book = book
         self._engines = engines
         self._applier = applier
@@ -65,7 +72,8 @@ class Reconciler:
         seen = self._engines.observed(record.engine_id, record.workload_id)
         if seen is not None and hash_label(seen.digest) != record.deployed:
             return  # an earlier revision runs on, because this one was refused: it does not speak for this record
-        outcome = outcome_of(record, seen)
+        await self._tell_restarts(record, seen)
+        outcome = await self._outcome(record, seen)
         if outcome is None:
             return
         message = seen.message if seen is not None else f"engine {record.engine_id} says that it is gone"
@@ -81,12 +89,42 @@ class Reconciler:
             with contextlib.suppress(BeemeshError):  # then somebody else is at it
                 await self._applier.control(record.deployment_id, Outcome.REPAIR)
 
+    async def _outcome(self, record: Deployment, seen: Observed | None) -> Outcome | None:
+        """What was seen means for the record; that a part is gone counts if the engine, asked again, says so too."""
+        if seen is not None and seen.incomplete:
+            outcome = Outcome.VANISHED if await self._is_drifted(record.deployment_id) else None
+        else:
+            outcome = outcome_of(record, seen)
+        done = record.state is State.SUCCEEDED and outcome is Outcome.VANISHED
+        return None if done else outcome  # what has done its work may be cleaned away
+
+    async def _is_drifted(self, deployment_id: str) -> bool:
+        try:
+            return bool(await self._applier.drift(deployment_id))
+        except BeemeshError as error:  # the next sweep asks again
+            log.warning("drift_not_known", deployment_id=deployment_id, error=repr(error))
+            return False
+
+    async def _tell_restarts(self, record: Deployment, seen: Observed | None) -> None:
+        """An engine that starts again what ended repairs by itself: it is told, as far as this process has seen it."""
+        known = self._restarts.get(record.workload_id)
+        self._restarts[record.workload_id] = now = dict(seen.restarts) if seen is not None else {}
+        if len(self._restarts) > _RESTARTS_KEPT:
+            self._restarts.pop(next(iter(self._restarts)))
+        if known is None:
+            return
+        for place, count in now.items():
+            if count > known.get(place, 0):
+                with contextlib.suppress(BeemeshError):  # a full disk: the history has a gap
+                    message = f"{place} had ended; restarts so far: {count}"
+                    await self._history.tell(record.deployment_id, "COMPONENT_RESTARTED", message)
+
     def _may_repair(self, record: Deployment) -> bool:
         """Unless the manifest says otherwise, and not again and again: who removes it each time means it."""
         if record.wish.annotations.get(ANNOTATION_DRIFT, "repair").strip().lower() != "repair":
             return False
         now = self._clock()
-        recent = [at for at in self._repairs.get(record.deployment_id, ()) if now - at < _REPAIR_WINDOW]
+        recent = [at for at in self._repairs.get(record.deployment_id, ()) if 0 <= now - at < _REPAIR_WINDOW]
         if len(recent) >= _REPAIRS_MAX:
             log.warning("repair_given_up", deployment_id=record.deployment_id, repairs=len(recent))
             return False

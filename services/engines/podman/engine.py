@@ -44,9 +44,9 @@ from services.engines.podman.render import Image, Plan, render
 from services.engines.podman.service import PodmanService
 from services.engines.podman.supervisor import Supervisor
 from services.engines.podman.teardown import Teardown
-from services.engines.podman.workload import templates
 from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
+from services.engines.podman.workload import templates
 from services.engines.probes import Finding
 from services.engines.streams import closed_after
 from services.errors import BeemeshError, Internal, NotFound

@@ -91,7 +91,9 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             node_id=NODE,
             clock=lambda: next(ticks) / 1000,
         )
-        reconciler = Reconciler(book=book, engines=engines, applier=applier, clock=lambda: next(ticks) / 1000)
+        reconciler = Reconciler(
+            book=book, engines=engines, applier=applier, history=history, clock=lambda: next(ticks) / 1000
+        )
         history.load()
         book.load()
         outbox.load()

@@ -58,6 +58,12 @@ class FakeEngine:
     view: EngineView
     workloads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """workload id → (canonical digest, state)."""
+    incomplete: set[str] = field(default_factory=set)
+    """Workloads that have lost a part."""
+    misread: bool = False
+    """They have not: asked again, the engine says so."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    """By place: how often it was started again."""
     manifests: dict[str, str] = field(default_factory=dict)
     issues: Sequence[Issue] = ()
     fail_deploy: list[BeemeshError] = field(default_factory=list)
@@ -79,6 +85,8 @@ class FakeEngines:
     def __init__(self, *views: EngineView, default: str = "") -> None:
         self.engines = {item.engine_id: FakeEngine(view=item) for item in views}
         self._default = default
+        self.looks = 0
+        """How often the kept view was looked at."""
 
     def __getitem__(self, engine_id: str) -> FakeEngine:
         return self.engines[engine_id]
@@ -94,6 +102,7 @@ class FakeEngines:
         return self._default
 
     def observed(self, engine_id: str, workload_id: str) -> Observed | None:
+        self.looks += 1
         engine = self.engines[engine_id]
         if not engine.view.available:
             return Observed(workload_id=workload_id, engine_id=engine_id, state=UNKNOWN)
@@ -116,8 +125,8 @@ class FakeEngines:
     async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
         engine = self._reach(engine_id, "plan")
         held = engine.workloads.get(workload_id)
-        if held is None:
-            return Plan(action=Action.CREATE)
+        if held is None or (workload_id in engine.incomplete and not engine.misread):
+            return Plan(action=Action.CREATE, changes=(Change(action=Action.CREATE, target="pod"),))
         change = Change(action=Action.REPLACE, target="pod", field_path="digest", old_value=held[0])
         return (
             Plan(action=Action.REPLACE, changes=(change,))
@@ -133,6 +142,7 @@ class FakeEngines:
         if failure is None or engine.work_then_fail:
             state, engine.settles_once = engine.settles_once or engine.settles_in, 0
             engine.workloads[deployment.workload_id] = (deployment.wish.canonical_digest, state)
+            engine.incomplete.discard(deployment.workload_id)
         if failure is not None:
             raise failure
         seen = self._seen(engine, deployment.workload_id)
@@ -176,7 +186,14 @@ class FakeEngines:
         if held is None:
             return None
         digest, state = held
-        return Observed(workload_id=workload_id, engine_id=engine.view.engine_id, state=state, digest=digest)
+        return Observed(
+            workload_id=workload_id,
+            engine_id=engine.view.engine_id,
+            state=state,
+            digest=digest,
+            incomplete=workload_id in engine.incomplete,
+            restarts=dict(engine.restarts),
+        )
 
 
 class FakeProviders:
