@@ -22,6 +22,7 @@ def block(error: BeemeshError, *, source: str = "") -> str:
     lines = [f"error: {Code(error.code).name} {error.reason}", f"  {error.message}"]
     lines += [f"  {violation_line(violation, source=source)}" for violation in error.violations]
     lines += [f"  {item.subject}: {item.description}" for item in error.quota]
+    lines += [f"  | {line}" for line in error.trace.splitlines()]
     if error.retry_after is not None:
         lines.append(f"  try again in {error.retry_after:g}s")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from services.bound import bound
@@ -98,7 +99,10 @@ def _installed_engines() -> list[str]:
         Path("/run/podman/podman.sock"),
         Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "podman/podman.sock"),
     ]
-    return ["podman"] if shutil.which("podman") or any(path.is_socket() for path in sockets) else []
+    found = ["podman"] if shutil.which("podman") or any(path.is_socket() for path in sockets) else []
+    if all(find_spec(package) for package in ("wasmtime", "componentize_py")):
+        found.append("wasm")
+    return found
 
 
 def _settled(address: str, kind: socket.SocketKind) -> str:

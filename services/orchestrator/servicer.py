@@ -1,4 +1,4 @@
-"""OrchestratorService: look up, call the core, convert. Verbs that are not finished answer UNIMPLEMENTED."""
+"""OrchestratorService: look up, call the core, convert."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from services.orchestrator.engines import GrpcEngines
 from services.orchestrator.flow import Outcome
 from services.orchestrator.following import followed
 from services.orchestrator.history import History
+from services.orchestrator.invoke import Invoker, check_function
 from services.orchestrator.model import Deployment, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
@@ -32,7 +33,6 @@ from services.rpc import deadline
 from services.rpc.convert import from_duration
 from services.rpc.listing import paginate, parse_filter
 from services.rpc.shared import Shared
-from services.rpc.unfinished import unfinished
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
 
@@ -43,7 +43,6 @@ _REVISIONS_MAX = 10**11
 _SAMPLE = 100
 
 
-@unfinished(SERVICE)
 class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
     """Translates between the wire and the core."""
 
@@ -69,6 +68,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         self._store = store
         self._history = history
         self._node_id = node_id
+        self._invoker = Invoker(engines.channel)
         self._told = Shared[View, pb.WatchDeploymentsResponse](lambda event: convert.change(event, node_id=node_id))
 
     async def ApplyManifest(self, request: pb.ApplyManifestRequest, context: Any) -> pb.ApplyManifestResponse:
@@ -310,6 +310,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         async with contextlib.aclosing(self._engines.exec(record.engine_id, inner())) as answers:
             async for answer in answers:
                 yield pb.ExecDeploymentResponse(exec=answer)
+
+    async def InvokeDeployment(self, request: pb.InvokeDeploymentRequest, context: Any) -> pb.InvokeDeploymentResponse:
+        """Call a function where it runs."""
+        check_function(self._record(request.name))
+        record = self._deployed(request.name)
+        return pb.InvokeDeploymentResponse(
+            invocation=await self._invoker.invoke(record.engine_id, record.workload_id, request)
+        )
 
     async def GetDeploymentStats(
         self, request: pb.GetDeploymentStatsRequest, context: Any

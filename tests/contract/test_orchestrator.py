@@ -482,7 +482,16 @@ async def test_lists_are_paged_and_filtered(node: LocalNode) -> None:
     assert (await refusal(bad)).reason == "BAD_FILTER"
 
 
-async def test_a_verb_that_is_not_there_says_so(node: LocalNode) -> None:
-    """UNIMPLEMENTED with our ErrorInfo."""
-    error = await refusal(node.orchestrator.InvokeDeployment(pb.InvokeDeploymentRequest(name=ID), timeout=5))
+async def test_only_a_function_can_be_invoked(node: LocalNode) -> None:
+    """NOT_FOUND, NOT_A_FUNCTION, and UNIMPLEMENTED by an engine that runs no code."""
+    call = pb.InvokeDeploymentRequest(name=ID)
+    error = await refusal(node.orchestrator.InvokeDeployment(call, timeout=5))
+    assert (error.code.name, error.reason) == ("NOT_FOUND", "DEPLOYMENT_NOT_FOUND")
+    await apply(node)
+    error = await refusal(node.orchestrator.InvokeDeployment(call, timeout=5))
+    assert (error.code.name, error.reason) == ("FAILED_PRECONDITION", "NOT_A_FUNCTION")
+    function = "apiVersion: beemesh.io/v1\nkind: Function\nmetadata: {name: f}\nspec: {runtime: python, handler: a.b}\n"
+    applied = await apply(node, function, engine_id="mock")
+    call = pb.InvokeDeploymentRequest(name=applied.deployment.name, event_json=b"{}")
+    error = await refusal(node.orchestrator.InvokeDeployment(call, timeout=5))
     assert (error.code.name, error.reason) == ("UNIMPLEMENTED", "UNSUPPORTED_VERB")

@@ -146,6 +146,7 @@ EDGES = {
         "convert",
         "engines",
         "following",
+        "invoke",
         "providers",
         "relay",
         "servicer",
