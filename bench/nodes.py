@@ -59,12 +59,12 @@ def node(engines: str, *, cores: set[int] | None = None) -> Iterator[LocalNode]:
     found = LocalNode(engines=engines, env={"BEEMESH_CPU": "100000", "BEEMESH_MEMORY": str(10**14)})
     try:
         start(found, cores=cores)
-        yield found
-    finally:
         try:
-            found.stop()
+            yield found
         finally:
-            found.remove()
+            found.stop()
+    finally:
+        found.remove()
 
 
 def start(local: LocalNode, *, cores: set[int] | None = None) -> float:

@@ -16,7 +16,7 @@ from services.engines.engine import Health, HealthState
 from services.engines.streams import closed_after
 from services.errors import BY_CODE, BeemeshError, Code
 
-CALLS_MAX = 10_000
+CALLS_MAX = 2_000
 METHODS: Sequence[MethodDescriptor] = pb.DESCRIPTOR.services_by_name["EngineService"].methods
 
 

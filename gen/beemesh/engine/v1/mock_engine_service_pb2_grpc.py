@@ -75,7 +75,7 @@ class MockEngineServiceServicer(object):
 
     def ListMockCalls(self, request, context):
         """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
-        10,000 are kept. Safe to repeat.
+        2,000 are kept. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

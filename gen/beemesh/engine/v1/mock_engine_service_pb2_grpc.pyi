@@ -25,7 +25,7 @@ class MockEngineServiceStub:
     """
     ListMockCalls: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.ListMockCallsRequest, _mock_engine_service_pb2.ListMockCallsResponse]
     """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
-    10,000 are kept. Safe to repeat.
+    2,000 are kept. Safe to repeat.
     INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
     """
     SetMockWorkload: _aio.UnaryUnaryMultiCallable[_mock_engine_service_pb2.SetMockWorkloadRequest, _mock_engine_service_pb2.SetMockWorkloadResponse]
@@ -59,7 +59,7 @@ class MockEngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_mock_engine_service_pb2.ListMockCallsRequest, _abc.Awaitable[_mock_engine_service_pb2.ListMockCallsResponse]],
     ) -> _abc.Awaitable[_mock_engine_service_pb2.ListMockCallsResponse]:
         """ListMockCalls returns the calls of EngineService that the mock received, in order, refused ones included; the last
-        10,000 are kept. Safe to repeat.
+        2,000 are kept. Safe to repeat.
         INVALID_ARGUMENT BAD_PAGE_SIZE, BAD_PAGE_TOKEN.
         """
 
