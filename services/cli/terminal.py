@@ -31,7 +31,7 @@ class Terminal:
     def raw(self) -> Iterator[None]:
         """Each key is passed on as it is, Ctrl-C too; undone however the block ends."""
         before = termios.tcgetattr(self.stdin)
-        tty.setraw(self.stdin)
+        tty.setraw(self.stdin, termios.TCSADRAIN)  # what was typed ahead is for the command
         try:
             yield
         finally:

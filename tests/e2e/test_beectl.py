@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from beemesh.engine.v1 import engine_service_pb2 as engine_pb2
 
+from scripts.client import Client
 from scripts.local_node import REPOSITORY, LocalNode
 
 ID = "pod-default-pretend"
@@ -83,6 +85,58 @@ def test_what_would_be_and_what_was_can_be_asked(applied: LocalNode, tmp_path: P
     assert (late.returncode, "WAIT_TIMEOUT" in late.stderr) == (1, True)
     unknown = beectl(applied, "wait", ID, "--for", "perfect")
     assert (unknown.returncode, "perfect" in unknown.stderr) == (2, True)
+
+
+def test_a_deployment_is_stopped_started_and_looked_into(applied: LocalNode) -> None:
+    """Stop, start, restart, exec, stats, drift, reconcile and export, on one deployment."""
+    assert beectl(applied, "stop", ID).stdout == f"deployment/{ID} stopped: STOPPED\n"
+    refused = beectl(applied, "exec", ID, "--", "true")
+    assert (refused.returncode, "WORKLOAD_NOT_RUNNING" in refused.stderr) == (1, True)
+    assert beectl(applied, "start", ID).stdout == f"deployment/{ID} started: ACTIVE\n"
+    assert beectl(applied, "restart", ID, "--grace", "1s").stdout == f"deployment/{ID} restarted: ACTIVE\n"
+    assert beectl(applied, "exec", "-i", ID, "--", "cat", stdin="to and fro").stdout == "to and fro"
+    assert beectl(applied, "stats", ID).stdout.splitlines()[0].split()[:3] == ["COMPONENT", "CPU", "MEMORY"]
+    assert beectl(applied, "drift", ID).returncode == 0
+    assert beectl(applied, "reconcile", ID).stdout == f"deployment/{ID} reconciled: ACTIVE\n"
+    assert beectl(applied, "export", ID).stdout == (REPOSITORY / "examples/mock.yaml").read_text()
+
+
+def test_what_is_watched_is_told_as_it_changes(node: LocalNode) -> None:
+    """A watch that began before the apply says how it goes, from the first step to the last."""
+    with subprocess.Popen(
+        [*BEECTL, "watch"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment(node)
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().split()[:3] == ["TIME", "NAME", "STATE"]
+        assert beectl(node, "apply", "-f", "examples/mock.yaml").returncode == 0
+        assert beectl(node, "delete", ID).returncode == 0
+        states = []
+        while "DELETED" not in states:
+            states.append(watching.stdout.readline().split()[2])
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=20)
+    assert states[0] in ("PENDING", "DEPLOYING")
+    assert "ACTIVE" in states
+
+
+def test_what_nobody_claims_is_listed_and_purged(node: LocalNode) -> None:
+    """A workload that no deployment claims is an orphan: named by a preview, gone after a purge that is forced."""
+    request = engine_pb2.DeployWorkloadRequest(workload_id="beemesh-lost-0a0b0c0d", manifest_id="lost")
+    request.manifest.content = (REPOSITORY / "examples/mock.yaml").read_text()
+    with Client(node.socket) as client:
+        client.call(client.engine.DeployWorkload, request, engine="mock")
+    for _ in range(100):  # the orchestrator is told of it by the engine's watch
+        listed = beectl(node, "orphans", "list").stdout
+        if "beemesh-lost" in listed:
+            break
+    assert listed.splitlines()[1].split()[:4] == ["beemesh-lost-0a0b0c0d", "mock", "RUNNING", "lost"]
+    assert beectl(node, "orphans", "purge").stdout == "engines/mock/workloads/beemesh-lost-0a0b0c0d would be removed\n"
+    assert "beemesh-lost" in beectl(node, "orphans", "list").stdout
+    foreign = beectl(node, "orphans", "adopt", "beemesh-lost-0a0b0c0d")
+    assert (foreign.returncode, "NOT_ITS_WORKLOAD" in foreign.stderr) == (1, True)
+    done = beectl(node, "orphans", "purge", "beemesh-lost-0a0b0c0d", "--force")
+    assert done.stdout == "engines/mock/workloads/beemesh-lost-0a0b0c0d removed\n"
+    assert beectl(node, "orphans", "list").stdout == "no orphans\n"
 
 
 def test_engines_and_version_are_told(node: LocalNode) -> None:

@@ -150,6 +150,33 @@ def test_three_replicas_are_seen_from_inside_and_kept_alive(node: LocalNode, bee
     assert objects(node) == set()
 
 
+def test_a_shell_is_one(node: LocalNode, beectl: Beectl) -> None:
+    """Keys, size, Ctrl-C and exit code of a terminal go through; what runs when beectl is killed is killed with it."""
+    beectl.ok("apply", "-f", "-", stdin=SAVER)
+    with beectl.shell("pod-default-saver", rows=33, columns=111) as shell:
+        shell.says("busybox stty size", "33 111")
+        shell.resize(20, 60)
+        shell.says("busybox stty size", "20 60")
+        shell.types("sleep 600\r")
+        until(lambda: "sleep 600" in processes(beectl), "it sleeps")
+        shell.types("\x03")
+        shell.says("echo still $((1 + 1))", "still 2")
+        shell.types("exit 9\r")
+        assert shell.ended() == 9
+    megabytes = "0123456789abcdef" * (128 << 10)
+    assert beectl.ok("exec", "-i", "pod-default-saver", "--", "cat", stdin=megabytes) == megabytes
+    with beectl.shell("pod-default-saver", rows=20, columns=60) as shell:
+        shell.types("sleep 601\r")
+        until(lambda: "sleep 601" in processes(beectl), "it sleeps")
+        shell.kill()
+    until(lambda: "sleep 601" not in processes(beectl), "it is gone")
+
+
+def processes(beectl: Beectl) -> str:
+    """What runs in the container."""
+    return beectl.ok("exec", "pod-default-saver", "--", "busybox", "ps", "-o", "args")
+
+
 def test_what_is_written_on_term_is_there_when_the_volume_comes_again(node: LocalNode, beectl: Beectl) -> None:
     """A delete waits for TERM's work and keeps the claim alone; applied again it has its data; --volumes removes it."""
     beectl.ok("apply", "-f", "-", stdin=SAVER)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,6 +25,47 @@ from scripts.local_node import REPOSITORY, LocalNode
 
 PROGRAM = (sys.executable, "-m", "services.cli")
 SECONDS = 100
+SHELL_SECONDS = 20.0
+
+
+class Shell:
+    """A beectl in a terminal, and who sits at it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], keyboard: int) -> None:
+        self._process = process
+        self._keyboard = keyboard
+
+    def types(self, keys: str) -> None:
+        """Press these keys."""
+        os.write(self._keyboard, keys.encode())
+
+    def says(self, command: str, expected: str) -> None:
+        """Type the command; its answer comes on a line of its own."""
+        self.types(f"{command}\r")
+        self.shows(f"\r\n{expected}\r\n")
+
+    def shows(self, expected: str) -> None:
+        """Wait until this is on the screen."""
+        seen, end = "", time.monotonic() + SHELL_SECONDS
+        while expected not in seen:
+            assert time.monotonic() < end, f"no {expected!r} in {seen!r}"
+            if select.select([self._keyboard], [], [], 0.5)[0]:
+                seen += os.read(self._keyboard, 4096).decode(errors="replace")
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Draw the window to another size."""
+        termios.tcsetwinsize(self._keyboard, (rows, columns))
+        self._process.send_signal(signal.SIGWINCH)  # it is no session leader: the kernel does not tell it
+        time.sleep(0.5)  # what is typed next is read with the new size
+
+    def ended(self) -> int:
+        """Its exit code."""
+        return self._process.wait(SHELL_SECONDS)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self._process.kill()
+        self._process.wait(SHELL_SECONDS)
 
 
 class Beectl:
@@ -47,6 +92,24 @@ class Beectl:
         done = self(*arguments, stdin=stdin)
         assert done.returncode == 0, f"beectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    @contextmanager
+    def shell(self, name: str, *, rows: int, columns: int) -> Iterator[Shell]:
+        """`beectl exec -it NAME -- sh` in a terminal of this size, once it prompts."""
+        keyboard, terminal = os.openpty()
+        termios.tcsetwinsize(terminal, (rows, columns))
+        command = [*PROGRAM, "exec", "-it", name, "--", "sh"]
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, env=self._env, stdin=terminal, stdout=terminal, stderr=terminal
+        ) as process:
+            os.close(terminal)
+            try:
+                shell = Shell(process, keyboard)
+                shell.shows("# ")
+                yield shell
+            finally:
+                process.kill()
+                os.close(keyboard)
 
     def clear(self) -> None:
         """Delete every deployment with its volumes, at once."""

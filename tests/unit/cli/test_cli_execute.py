@@ -189,6 +189,18 @@ def test_a_terminal_is_raw_meanwhile_and_as_it_was_afterwards() -> None:
         assert termios.tcgetattr(terminal.stdin) == before
 
 
+def test_what_was_typed_ahead_is_for_the_command() -> None:
+    """Keys that were pressed before the command began are not lost."""
+
+    async def looks(session: FakeSession) -> AsyncIterator[ExecWorkloadResponse]:
+        data = (await session.until("stdin")).stdin
+        yield ExecWorkloadResponse(exit_status=ExitStatus(exit_code=0 if data == b"ls\n" else 1))
+
+    with typing() as (terminal, keyboard):
+        os.write(keyboard, b"ls\r")
+        assert run(FakeSession(looks), command(stdin=True, tty=True), terminal) == 0
+
+
 def test_a_new_size_is_passed_on() -> None:
     """When the window changes, the command's terminal does."""
 
