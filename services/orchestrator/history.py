@@ -38,8 +38,8 @@ class History:
         self._feed: Feed[DeploymentEvent] = Feed(epoch=epoch)
 
     def load(self) -> None:
-        """Go on counting where the last run ended; once, at start."""
-        self._last = self._store.last_event()
+        """Go on counting where the last run ended, and above what a database that was put back has forgotten."""
+        self._last = max(self._store.last_event(), int(self._clock() * 1000))
 
     def event(
         self, deployment_id: str, reason: str, message: str = "", attributes: Mapping[str, str] | None = None
@@ -85,11 +85,14 @@ class History:
     async def watch(self, deployment_id: str, *, token: str = "") -> AsyncGenerator[DeploymentEvent, None]:
         """The kept events (after `token`, the number of the last one seen), then new ones as they happen, each once.
 
-        Raises InvalidArgument (a token that is none) and OutOfRange (events after it are no longer kept).
+        Raises InvalidArgument (a token that is none) and OutOfRange (events after it are no longer kept, or it is of
+        a database that was lost).
         """
         if token and not token.isdecimal():
             raise InvalidArgument(f"resume_token {token[:40]!r} is none of ours", reason="BAD_RESUME_TOKEN")
         last = int(token[:18] or 0)
+        if last > self._last:
+            raise OutOfRange("this token is of events that are not known here; watch anew", reason="RESUME_TOO_OLD")
         live = self._feed.watch(key=deployment_id, skip_snapshot=True)
         async with aclosing(live):
             await anext(live)  # subscribed: what happens from here on waits in the queue

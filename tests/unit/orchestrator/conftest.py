@@ -27,6 +27,22 @@ NODE = "ab" * 20
 ROOM = Room(cpu_cores=4.0, memory_bytes=8 << 30)
 
 
+class Wall:
+    """A wall clock that goes on a millisecond each time it is read, and jumps when it is told to."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Seconds."""
+        self._now += 0.001
+        return self._now
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets it."""
+        self._now += seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
     """The parts under test."""
@@ -60,13 +76,15 @@ def _text(record: Deployment) -> Announced:
 
 
 @asynccontextmanager
-async def running(path: Path, engines: FakeEngines, providers: FakeProviders) -> AsyncIterator[Core]:
-    """The core of one orchestrator process, from its start to its end."""
+async def running(
+    path: Path, engines: FakeEngines, providers: FakeProviders, wall: Wall | None = None
+) -> AsyncIterator[Core]:
+    """The core of one orchestrator process, from its start to its end; its wall clock is `wall`."""
     async with Store(path) as store, asyncio.TaskGroup() as tasks:
         reader = Reader()  # its thread begins with the first long text
         ledger = Ledger(ROOM)
-        ticks = iter(range(1, 1 << 30))
-        history = History(store=store, epoch="test", clock=lambda: next(ticks) / 1000)
+        clock = (wall or Wall()).now
+        history = History(store=store, epoch="test", clock=clock)
         book = Book(store=store, epoch="test", ledger=ledger, history=history)
         outbox = Outbox(
             store=store,
@@ -76,9 +94,7 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             text=_text,
             refresh_seconds=300,
         )
-        operations = Operations(
-            book=book, engines=engines, outbox=outbox, history=history, clock=lambda: next(ticks) / 1000, tasks=tasks
-        )
+        operations = Operations(book=book, engines=engines, outbox=outbox, history=history, clock=clock, tasks=tasks)
         applier = Applier(
             book=book,
             engines=engines,
@@ -89,11 +105,9 @@ async def running(path: Path, engines: FakeEngines, providers: FakeProviders) ->
             history=history,
             reader=reader,
             node_id=NODE,
-            clock=lambda: next(ticks) / 1000,
+            clock=clock,
         )
-        reconciler = Reconciler(
-            book=book, engines=engines, applier=applier, history=history, clock=lambda: next(ticks) / 1000
-        )
+        reconciler = Reconciler(book=book, engines=engines, applier=applier, history=history, clock=clock)
         history.load()
         book.load()
         outbox.load()
@@ -122,9 +136,9 @@ def start(tmp_path: Path) -> Callable[..., contextlib.AbstractAsyncContextManage
     """Start an orchestrator's core on this test's database."""
 
     def started(
-        engines: FakeEngines, providers: FakeProviders | None = None
+        engines: FakeEngines, providers: FakeProviders | None = None, wall: Wall | None = None
     ) -> contextlib.AbstractAsyncContextManager[Core]:
-        return running(tmp_path / "orchestrator.db", engines, providers or FakeProviders())
+        return running(tmp_path / "orchestrator.db", engines, providers or FakeProviders(), wall)
 
     return started
 
