@@ -92,17 +92,8 @@ def code_of(manifest: Manifest) -> Mapping[str, Any]:
 
 def check(manifest: Manifest, config: Config) -> list[Issue]:
     """Every field that this engine cannot honour, and what a person should know of the others."""
-    workloads = [document for document in manifest.documents if document.is_workload]
-    issues = [
-        _issue(document, ("kind",), "one deployment is one function; apply the others on their own", "TOO_MANY")
-        for document in workloads[1:]
-    ]
-    document = workloads[0]
-    issues += _runtime(document)
-    issues += _code(document)
-    issues += _limits(document, config)
-    issues += _config(config)
-    return issues
+    document = manifest.primary
+    return [*_runtime(document), *_code(document), *_limits(document, config), *_config(config)]
 
 
 def _runtime(document: Document) -> Iterator[Issue]:

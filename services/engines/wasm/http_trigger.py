@@ -32,7 +32,7 @@ HEADERS_MAX = 64 << 10
 IDLE_SECONDS = 30.0
 """For the next request on a connection, and for each piece of one."""
 
-_READ = 64 << 10
+_READ = 16 << 10
 _WITHOUT_BODY = (204, 304)
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _LINGER_SECONDS = 2.0
@@ -49,6 +49,7 @@ class HttpTrigger:
         self._event_max = event_max
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def open(self, port: int) -> int:
         """Listen on this port, 0 for a free one; the one it got. Raises FailedPrecondition(PORT_IN_USE)."""
@@ -72,6 +73,7 @@ class HttpTrigger:
     async def close(self) -> None:
         """Cut what is under way."""
         self.stop_listening()
+        self._closed = True
         for task in self._connections:
             task.cancel()
         if self._connections:
@@ -87,6 +89,9 @@ class HttpTrigger:
             await _Connection(reader, writer, self._answer, self._event_max).run()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):  # the client left, or says nothing
             pass
+        except asyncio.CancelledError:  # by `close`; asyncio's streams would take it for an error
+            if not self._closed:
+                raise
         finally:
             self._connections.discard(task)
             writer.close()

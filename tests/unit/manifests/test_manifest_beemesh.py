@@ -57,6 +57,7 @@ spec:
         FUNCTION + "  code: {files: {lib/main.py: '', a.txt: b}}\n",
         FUNCTION + "  code: {wasm: {path: /f.wasm}}\n  timeout: 2.5\n",
         FUNCTION + "  code: {image: localhost/f:1}\n  trigger: {http: {}}\n",
+        FUNCTION + "  trigger: {http: {path: /a, port: 8080}}\n",
     ],
 )
 def test_every_documented_form_is_accepted(text: str) -> None:
@@ -130,6 +131,7 @@ def test_a_bad_machine_is_refused_with_path_and_line(
         ),
         ("memory: 512Mi", "trigger: {cron: a}", "spec.trigger.http", 10, "REQUIRED_FIELD"),
         ("memory: 512Mi", "trigger: {http: {path: a}}", "spec.trigger.http.path", 10, "BAD_VALUE"),
+        ("memory: 512Mi", "trigger: {http: {port: 70000}}", "spec.trigger.http.port", 10, "BAD_VALUE"),
         ("memory: 512Mi", "memry: 1", "spec.memry", 10, "UNKNOWN_FIELD"),
     ],
 )
