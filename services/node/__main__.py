@@ -100,6 +100,8 @@ def _installed_engines() -> list[str]:
         Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "podman/podman.sock"),
     ]
     found = ["podman"] if shutil.which("podman") or any(path.is_socket() for path in sockets) else []
+    if os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").is_socket():
+        found.append("docker")
     if all(find_spec(package) for package in ("wasmtime", "componentize_py")):
         found.append("wasm")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.errors import FieldViolation, InvalidArgument
 
-KNOWN_ENGINES = ("mock", "podman", "wasm")
+KNOWN_ENGINES = ("docker", "mock", "podman", "wasm")
 """Engines that a node can be asked to run; each is the module services.engines.<name>."""
 
 

@@ -102,11 +102,13 @@ class Runner:
         """Start the containers that are there, those first that others depend on; known by Compose's own labels."""
         await self._labelled(name, ("start",), self._times.start, what=f"{name} cannot be started again")
 
-    async def stop(self, name: str, grace_seconds: float | None) -> None:
-        """Stop them, those last that others depend on; `grace_seconds` None: each as its service said."""
+    async def stop(self, name: str, grace_seconds: float | None, *, within: float) -> None:
+        """Stop them, those last that others depend on; `grace_seconds` None: each as its service said.
+
+        `within`: what their grace periods come to at most, in seconds.
+        """
         timeout = () if grace_seconds is None else ("-t", str(math.ceil(grace_seconds)))
-        seconds = _STOP_SECONDS + (self._times.start if grace_seconds is None else grace_seconds)
-        await self._labelled(name, ("stop", *timeout), seconds, what=f"{name} cannot be stopped")
+        await self._labelled(name, ("stop", *timeout), _STOP_SECONDS + within, what=f"{name} cannot be stopped")
 
     async def _run(self, project: Project, arguments: Sequence[str], tell: Tell, seconds: float, *, what: str) -> None:
         text = json.dumps(project.model).encode()

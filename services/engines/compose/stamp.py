@@ -65,12 +65,11 @@ class Stamp:
         service["labels"] = self._labels(own, self.there.services.get(name))
         service["environment"] = self._environment(service)
         service.setdefault("pull_policy", _DEFAULT_PULL)
+        service.pop("profiles", None)  # those that are resolved are the active ones
         self._keep_stopped(service)
         self._cap_log(service)
         self._limit(service, self.limits.get(name))
-        if self.config.replicas is not None:
-            service["deploy"] = {**(service.get("deploy") or {}), "replicas": self.config.replicas}
-            service.pop("scale", None)
+        self._scale(service)
 
     def _labels(self, item: Mapping[str, Any], known: str | None) -> dict[str, str]:
         own = self.ownership.labels()
@@ -90,6 +89,16 @@ class Stamp:
         policy = (service.get("deploy") or {}).get("restart_policy")
         if policy and policy.get("condition", "any") in ("any", ""):
             policy["condition"] = "unless-stopped"
+
+    def _scale(self, service: Model) -> None:
+        """The number apart from all else: to Compose a service with an empty `deploy` is another than one without."""
+        deploy = {key: value for key, value in (service.pop("deploy", None) or {}).items() if value not in (None, {})}
+        given = deploy.pop("replicas", None)
+        count = self.config.replicas if self.config.replicas is not None else given
+        if count is not None:
+            service["scale"] = count
+        if deploy:
+            service["deploy"] = deploy
 
     def _cap_log(self, service: Model) -> None:
         logging = service.get("logging") or {}

@@ -109,12 +109,13 @@ def test_everything_carries_its_owner() -> None:
 def test_the_config_counts_for_every_service() -> None:
     """Variables, labels and replicas; a dollar of theirs is one; what has no value is not set."""
     config = Config(env={"A": "$x", "B": "2"}, labels={"team": "$y", "beemesh.io/node-id": "theirs"}, replicas=3)
-    made = stamped({"environment": {"A": "1", "C": None, "D": "$$z"}, "scale": 2}, config)
+    given = {"environment": {"A": "1", "C": None, "D": "$$z"}, "deploy": {"replicas": 2, "placement": {}}}
+    made = stamped(given, config)
     assert made["environment"] == {"A": "$$x", "B": "2", "D": "$$z"}
     labels = made["labels"]
     assert isinstance(labels, dict)
     assert (labels["team"], labels["beemesh.io/node-id"]) == ("$$y", "a" * 40)
-    assert (made["deploy"], "scale" in made) == ({"replicas": 3}, False)
+    assert (made["scale"], "deploy" in made) == (3, False)
 
 
 @pytest.mark.parametrize(

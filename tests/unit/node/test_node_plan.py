@@ -45,7 +45,7 @@ def test_no_engine_can_be_asked_for() -> None:
 
 def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
     """An engine that does not exist is refused, and the message lists those that do."""
-    with pytest.raises(InvalidArgument, match="unknown engine dokcer; known: mock, podman, wasm"):
+    with pytest.raises(InvalidArgument, match="unknown engine dokcer; known: docker, mock, podman, wasm"):
         choose_engines("podman,dokcer", installed=[])
 
 

@@ -1,0 +1,67 @@
+"""beemesh-engine-docker: reads settings, then serves."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from services import telemetry
+from services.engines.compose.binary import Places
+from services.engines.compose.fields import NodePolicy
+from services.engines.compose.runner import Times
+from services.engines.compose.stamp import LogCap
+from services.engines.docker.engine import DockerEngine, Machine
+from services.engines.docker.settings import DockerSettings
+from services.engines.engine import Engine
+from services.engines.service import Program, run_engine
+from services.errors import FailedPrecondition
+from services.rpc.process import run
+from services.settings import load
+
+PROGRAM = "beemesh-engine-docker"
+SYSTEM_SOCKET = Path("/var/run/docker.sock")
+
+
+def main() -> None:
+    """Run the docker engine."""
+    settings = load(DockerSettings, program=PROGRAM, argv=sys.argv[1:], env=os.environ)
+    telemetry.configure(service=PROGRAM, level=settings.log_level)
+    program = Program(make_engine=lambda node_id: make_engine(settings, node_id, os.environ))
+    run(PROGRAM, lambda stop: run_engine(settings, program, stop))
+
+
+def make_engine(settings: DockerSettings, node_id: str, env: Mapping[str, str]) -> Engine:
+    """The engine as the settings have it; raises FailedPrecondition(BAD_DOCKER_HOST)."""
+    machine = Machine(
+        socket=Path(settings.docker_socket) if settings.docker_socket else named_socket(env),
+        run_dir=Path(settings.run_dir),
+        compose=Places(named=settings.compose_binary),
+        logins=Path(settings.docker_config) if settings.docker_config else None,
+        policy=NodePolicy(
+            host_access=settings.host_access,
+            file_root=Path(settings.compose_files) if settings.compose_files else None,
+        ),
+        log_cap=LogCap(max_size=settings.log_max_size, max_files=settings.log_max_files),
+        times=Times(pull=settings.pull_timeout, up=settings.up_timeout),
+    )
+    return DockerEngine(node_id=node_id, machine=machine, clock=time.time)
+
+
+def named_socket(env: Mapping[str, str]) -> Path:
+    """The socket in $DOCKER_HOST, or docker's usual one; raises FailedPrecondition for another kind of host."""
+    host = env.get("DOCKER_HOST", "")
+    if not host:
+        return SYSTEM_SOCKET
+    if not host.startswith("unix://"):
+        raise FailedPrecondition(
+            f"DOCKER_HOST={host}: engine docker speaks to unix:// sockets only; unset it or set docker_socket",
+            reason="BAD_DOCKER_HOST",
+        )
+    return Path(host.removeprefix("unix://"))
+
+
+if __name__ == "__main__":
+    main()

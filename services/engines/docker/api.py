@@ -1,0 +1,195 @@
+"""The calls of docker's API that the engine makes, each with its deadline; answers as docker gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from services.engines.docker.sdk import API_VERSION, Sdk
+from services.engines.unix_http import Duplex, Refusal, Reply, UnixHttp
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+_V = f"/v{API_VERSION}"
+_CONTAINER_EVENTS = ("create", "start", "die", "destroy", "oom", "pause", "unpause", "health_status")
+_SLOW_CALLS = 64
+"""Stops and removals at a time."""
+
+Inspected = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """Seconds that docker is given to answer."""
+
+    read: float = 10.0
+    """Lists, inspections."""
+    change: float = 60.0
+    """Starts, removals; stops beyond the grace period."""
+
+
+class Docker:
+    """One docker. Calls raise Unavailable, DeadlineExceeded, or Refusal with docker's status and text."""
+
+    def __init__(self, socket: Path, *, deadlines: Deadlines | None = None) -> None:
+        self.socket = socket
+        self._deadlines = deadlines or Deadlines()
+        self.sdk = Sdk(socket, read=self._deadlines.read)
+        self._http = UnixHttp(socket, backend="docker")
+        self._slow = UnixHttp(socket, backend="docker", concurrency=_SLOW_CALLS)
+        """For calls that may take minutes, so that the others never wait for them."""
+
+    # Questions
+
+    async def containers(self, labels: Mapping[str, str]) -> list[Inspected]:
+        """All about the containers, running or not, that carry all these labels."""
+        return await self.sdk.ask(lambda sdk: list(_inspected(sdk, labels)))
+
+    async def inspect(self, container: str) -> Inspected:
+        """All about one container."""
+        found: Inspected = await self.sdk.ask(lambda sdk: sdk.inspect_container(container))
+        return found
+
+    async def networks(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The networks that carry all these labels."""
+        found: list[dict[str, Any]] = await self.sdk.ask(lambda sdk: sdk.networks(filters={"label": _pairs(labels)}))
+        return found
+
+    async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The volumes that carry all these labels."""
+        found = await self.sdk.ask(lambda sdk: sdk.volumes(filters={"label": _pairs(labels)}))
+        return list(found.get("Volumes") or [])
+
+    async def counters(self, container: str) -> dict[str, Any]:
+        """What it has used so far, and had a second before; docker takes that second. Empty when it is gone."""
+        target = f"{_V}/containers/{quote(container)}/stats"
+        reply = await self._slow.call("GET", target, query={"stream": "false"}, timeout=self._deadlines.read)
+        found: dict[str, Any] = _unless(reply, 404).json() if reply.status != 404 else {}
+        return found
+
+    async def image_digests(self, image: str) -> list[str]:
+        """`name@sha256:…` as registries know the image; nothing when it is not here or was made here."""
+        try:
+            found = await self.sdk.ask(lambda sdk: sdk.inspect_image(image))
+        except Refusal as refusal:
+            if refusal.status == 404:
+                return []
+            raise
+        return list(found.get("RepoDigests") or [])
+
+    # Changes
+
+    async def stop(self, container: str, *, seconds: int | None, grace: float) -> None:
+        """Its stop signal, then KILL after so many seconds (None: its own, `grace`); whether it runs or not."""
+        query = {} if seconds is None else {"t": str(seconds)}
+        timeout = self._deadlines.change + (grace if seconds is None else seconds)
+        reply = await self._slow.call("POST", f"{_V}/containers/{quote(container)}/stop", query=query, timeout=timeout)
+        _unless(reply, 304, 404)
+
+    async def start(self, container: str) -> None:
+        """Start it; one that runs is left alone."""
+        _unless(await self._change("POST", f"/containers/{quote(container)}/start"), 304)
+
+    async def signal(self, container: str, name: str) -> None:
+        """Send a signal to its first process, if it has one."""
+        _unless(await self._change("POST", f"/containers/{quote(container)}/kill", {"signal": name}), 404, 409)
+
+    async def remove_container(self, container: str) -> None:
+        """Remove it with its anonymous volumes, killing what still runs."""
+        reply = await self._change("DELETE", f"/containers/{quote(container)}", {"force": "1", "v": "1"})
+        _unless(reply, 404, 409)  # 409: its removal is under way
+
+    async def remove_network(self, network: str) -> None:
+        """Remove it; a Refusal while something is in it."""
+        _unless(await self._change("DELETE", f"/networks/{quote(network)}"), 404)
+
+    async def remove_volume(self, volume: str) -> None:
+        """Remove it; a Refusal while a container has it."""
+        _unless(await self._change("DELETE", f"/volumes/{quote(volume, safe='')}"), 404)
+
+    # Streams
+
+    def logs(self, container: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """Its log, in frames where it has no terminal."""
+        asked = {"stdout": "1", "stderr": "1", "timestamps": "1", **query}
+        return self._slow.stream(f"{_V}/containers/{quote(container)}/logs", query=asked)
+
+    def events(self, labels: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The life events of the containers with these labels, as they happen."""
+        filters = {"type": ["container"], "event": list(_CONTAINER_EVENTS), "label": _pairs(labels)}
+        return self._slow.stream(f"{_V}/events", query={"filters": json.dumps(filters)})
+
+    # Commands
+
+    async def create_exec(self, container: str, command: Sequence[str], *, tty: bool) -> str:
+        """Prepare a command; its id."""
+        asked = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": tty, "Cmd": list(command)}
+        reply = await self._change("POST", f"/containers/{quote(container)}/exec", body=asked)
+        return str(_unless(reply).json()["Id"])
+
+    def start_exec(self, session: str, *, tty: bool) -> AbstractAsyncContextManager[Duplex]:
+        """Run it; what it reads and writes. Leaving the block closes the stream and ends nothing."""
+        asked = json.dumps({"Detach": False, "Tty": tty}).encode()
+        return self._slow.upgrade(f"{_V}/exec/{quote(session)}/start", timeout=self._deadlines.change, body=asked)
+
+    async def resize_exec(self, session: str, *, rows: int, columns: int) -> None:
+        """The size of its terminal; a Refusal when it does not run."""
+        _unless(await self._change("POST", f"/exec/{quote(session)}/resize", {"h": str(rows), "w": str(columns)}))
+
+    async def inspect_exec(self, session: str) -> dict[str, Any]:
+        """`Running`, `Pid` (the host's; 0 when it never ran) and `ExitCode` (None while it runs)."""
+        reply = await self._http.call("GET", f"{_V}/exec/{quote(session)}/json", timeout=self._deadlines.read)
+        found: dict[str, Any] = _unless(reply).json()
+        return found
+
+    async def processes(self, container: str) -> list[int]:
+        """The host's pids of its processes."""
+        target = f"{_V}/containers/{quote(container)}/top"
+        reply = await self._http.call("GET", target, query={"ps_args": "-eo pid"}, timeout=self._deadlines.read)
+        return [int(row[0]) for row in _unless(reply).json()["Processes"] or []]
+
+    async def _change(
+        self, method: str, target: str, query: Mapping[str, str] | None = None, *, body: object = None
+    ) -> Reply:
+        sent = b"" if body is None else json.dumps(body).encode()
+        return await self._slow.call(
+            method,
+            _V + target,
+            query=query,
+            body=sent,
+            content_type="application/json" if sent else "",
+            timeout=self._deadlines.change,
+        )
+
+
+def _inspected(sdk: APIClient, labels: Mapping[str, str]) -> Iterable[Inspected]:
+    """The list tells neither exit codes nor restarts, so each is looked at."""
+    for listed in sdk.containers(all=True, filters={"label": _pairs(labels)}):
+        if (found := _unless_gone(lambda name=listed["Id"]: sdk.inspect_container(name))) is not None:
+            yield found
+
+
+def _unless_gone(question: Any) -> Any:
+    from docker.errors import NotFound
+
+    try:
+        return question()
+    except NotFound:
+        return None
+
+
+def _unless(reply: Reply, *expected: int) -> Reply:
+    """The reply; a Refusal unless it is a success, or one of the other statuses that will do."""
+    if not reply.ok and reply.status not in expected:
+        raise Refusal(reply.status, reply.error_text)
+    return reply
+
+
+def _pairs(labels: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in labels.items()]

@@ -1,0 +1,109 @@
+"""Asks docker through its SDK, in a few threads of the engine's own: every question that has one answer.
+
+What stays open, or may take minutes and must be left when its caller leaves, goes through `services.engines.unix_http`
+instead; docs/adr/0015-docker-compose.md says why there are both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from services.engines.unix_http import Refusal
+from services.errors import DeadlineExceeded, Unavailable
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+T = TypeVar("T")
+
+API_VERSION = "1.41"
+"""Docker 20.10's, the oldest with all that is asked for; newer ones still speak it."""
+_THREADS = 8
+_MAX_CAUSE = 200
+
+
+class Sdk:
+    """One docker. Calls raise Unavailable(BACKEND_UNREACHABLE), DeadlineExceeded(BACKEND_TIMEOUT), or Refusal."""
+
+    def __init__(self, path: Path, *, read: float = 10.0) -> None:
+        """`read` bounds the wait for an answer, in seconds."""
+        self._socket = path
+        self._read = read
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker-sdk")
+        self._mine = threading.local()
+        self._clients: list[APIClient] = []
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let the threads end; what one of them still waits for is dropped."""
+        self._is_closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for client in self._clients:
+            client.close()
+
+    async def ask(self, question: Callable[[APIClient], T], *, timeout: float | None = None) -> T:
+        """The answer; `timeout` in seconds where the question may take longer, or must not take as long."""
+        seconds = timeout or self._read
+        if self._is_closed:
+            raise Unavailable("the engine has stopped; ask again when it is back", reason="ENGINE_STOPPING")
+        asked = asyncio.get_running_loop().run_in_executor(self._threads, self._in_thread, question, seconds)
+        try:
+            async with asyncio.timeout(seconds + 1.0):  # the SDK's timeout is for each read; a queue counts too
+                return await asked
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"docker did not answer within {seconds:g} s",
+                reason="BACKEND_TIMEOUT",
+                metadata={"socket": str(self._socket)},
+            ) from error
+
+    def _in_thread(self, question: Callable[[APIClient], T], seconds: float) -> T:
+        from docker.errors import APIError, DockerException
+        from requests import RequestException, Timeout
+
+        try:
+            listens(self._socket, seconds)
+            client = self._client()
+            client.timeout = seconds
+            return question(client)
+        except APIError as error:
+            raise Refusal(error.response.status_code, str(error.explanation or error)) from error
+        except (RequestException, DockerException, OSError) as error:
+            if isinstance(error, Timeout):
+                raise TimeoutError from error
+            raise Unavailable(
+                f"docker's service at {self._socket} cannot be reached: {str(_cause(error))[:_MAX_CAUSE]}",
+                reason="BACKEND_UNREACHABLE",
+                metadata={"socket": str(self._socket)},
+                retry_after=1.0,
+            ) from error
+
+    def _client(self) -> APIClient:
+        """This thread's: a session is not for several. The import takes a moment, and is made in no one's way here."""
+        from docker import APIClient
+
+        known: APIClient | None = getattr(self._mine, "client", None)
+        if known is None:
+            known = self._mine.client = APIClient(base_url=f"unix://{self._socket}", version=API_VERSION)
+            self._clients.append(known)
+        return known
+
+
+def listens(path: Path, seconds: float = 1.0) -> None:
+    """Raise OSError unless somebody listens there: of a connection that fails the SDK leaves its socket open."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(seconds)
+        probe.connect(str(path))
+
+
+def _cause(error: BaseException) -> object:
+    """What lies below the SDK's wrapping."""
+    while inner := next((arg for arg in error.args if isinstance(arg, BaseException)), None):
+        error = inner
+    return getattr(error, "strerror", None) or error
