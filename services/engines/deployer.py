@@ -160,10 +160,10 @@ class Deployer:
         self._view.publish(record.workload_id, planned.observation, busy=True)
         try:
             await self._backend.update(old, wanted, planned.changes)
-            await self._records.write(replace(record, phase=Phase.DEPLOYED))
         except Exception as error:  # whatever it was, what runs on must be told truthfully
             await self._take_back(before, error)
             raise
+        await self._done(record)
 
     async def _take_back(self, before: Record, cause: Exception) -> None:
         workload_id = before.workload_id
@@ -186,9 +186,18 @@ class Deployer:
             await self._clear_the_way(record)
         try:
             await self._backend.create(wanted)
-            await self._records.write(replace(record, phase=Phase.DEPLOYED))
         except Exception as error:  # whatever it was, nothing of the attempt may stay
             await self._undo(record, error)
+            raise
+        await self._done(record)
+
+    async def _done(self, record: Record) -> None:
+        """The backend has it. Where that cannot be noted it runs on, as one whose deploy was cut: it is asked again."""
+        try:
+            await self._records.write(replace(record, phase=Phase.DEPLOYED))
+        except BeemeshError as error:
+            error.metadata |= {"leftovers": "true", "workload_id": record.workload_id}
+            await self._look_again(record.workload_id, "NOT_RECORDED")
             raise
 
     async def _clear_the_way(self, record: Record) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from services.data_dir.files import write_atomically
 from services.engines.backend import Limits
 from services.engines.engine import (
     Capability,
@@ -200,10 +201,17 @@ def unreachable() -> Unavailable:
 class Bench:
     """A keeper around a fake engine, with what a test needs to look at."""
 
-    def __init__(self, directory: Path, engine: FakeEngine | None = None, *, drain: float = 30.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        engine: FakeEngine | None = None,
+        *,
+        drain: float = 30.0,
+        write: Callable[[Path, bytes], None] = write_atomically,
+    ) -> None:
         self.engine = engine or FakeEngine()
         self.clock = FakeClock()
-        self.records = Records(directory / "workloads")
+        self.records = Records(directory / "workloads", write=write)
         self.why_unreachable = ""
         self.keeper = Keeper(
             engine=self.engine,
@@ -216,11 +224,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(directory: Path, engine: FakeEngine | None = None, *, drain: float = 30.0) -> AsyncIterator[Bench]:
+async def bench(
+    directory: Path,
+    engine: FakeEngine | None = None,
+    *,
+    drain: float = 30.0,
+    write: Callable[[Path, bytes], None] = write_atomically,
+) -> AsyncIterator[Bench]:
     """A running keeper; a second one on the same directory and engine is a restart.
 
-    `drain`: how long, in seconds, its end waits for operations under way; short cuts those that hang.
+    `drain`: how long, in seconds, its end waits for operations under way; short cuts those that hang. `write`: how its
+    records get to the disk.
     """
-    made = Bench(directory, engine, drain=drain)
+    made = Bench(directory, engine, drain=drain, write=write)
     async with made.keeper:
         yield made
