@@ -31,7 +31,7 @@ engines: | $(READY)
 tools: | $(READY)
 	@scripts/setup.sh tools
 
-demo: $(READY) engines ## run a pod on a node of its own, look at it from all sides, leave nothing (ENGINES=mock: without podman)
+demo: $(READY) $(if $(findstring podman,$(ENGINES)),engines) ## run a pod on a node of its own, look at it from all sides, leave nothing (ENGINES=wasm: a function, without podman)
 	@$(PYTHON) -m scripts.demo --engines $(ENGINES)
 
 image: $(READY) engines ## the image that examples/ use, from this machine's busybox

@@ -1,4 +1,4 @@
-"""`make demo`: a pod on a node of its own, driven over the public port as any client would, and checked from outside.
+"""`make demo`: a pod, or a function, on a node of its own, driven over the public port, and checked from outside.
 
 Exit code 0: all was as claimed and nothing is left. 1: something differs, and it is said what. 3: this machine lacks an
 engine, and it is said how to get one.
@@ -7,10 +7,12 @@ engine, and it is said how to get one.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,6 +32,11 @@ from scripts.local_node import REPOSITORY, LocalNode, NodeFailed
 from scripts.make_test_image import REFERENCE, import_image
 
 APPLY_SECONDS = 90
+BUILD_SECONDS = 600
+"""An apply that has to build what functions run on."""
+EXAMPLES = {"wasm": "examples/function.yaml"}
+CACHE = REPOSITORY / ".build" / "wasm"
+"""What functions run on is built once for a checkout."""
 METADATA_KEYS = {"runtime_engine", "workload_id", "node_type", "capabilities", "resource.cpu", "resource.memory"}
 
 T = TypeVar("T")
@@ -87,6 +94,9 @@ class Tour:
         """All steps; raises Differs."""
         self.meet()
         self.apply()
+        if self._engine == "wasm":
+            self.invoke()
+            self.ask_by_http()
         self.read_logs()
         if self._engine == "podman":
             self.ask_podman()
@@ -121,15 +131,44 @@ class Tour:
         request = orchestrator_pb2.ApplyManifestRequest(
             manifest=Manifest(content=self._manifest.read_text()),
             engine_id=self._engine,
-            wait=Duration(seconds=APPLY_SECONDS - 30),
+            wait=Duration(seconds=self._patience - 30),
         )
+        if self._engine == "wasm":
+            self._show("the first function of a machine waits for the Python runtime to be built: about a minute")
         began = time.monotonic()
-        answer = self._client.call(self._client.orchestrator.ApplyManifest, request, seconds=APPLY_SECONDS)
+        answer = self._client.call(self._client.orchestrator.ApplyManifest, request, seconds=self._patience)
         self._deployment = answer.deployment
         expect("state", orchestrator_pb2.DeploymentState.Name(self._deployment.state), "DEPLOYMENT_STATE_ACTIVE")
         expect("engine", self._deployment.instances[0].engine_id, self._engine)
         self._show(f"{self._id} is ACTIVE on {self._engine}, {time.monotonic() - began:.2f}s after it was asked for")
         self._show(f"workload  {self._workload.workload_id}")
+
+    @property
+    def _patience(self) -> int:
+        """Seconds that an apply may take."""
+        return BUILD_SECONDS if self._engine == "wasm" else APPLY_SECONDS
+
+    def invoke(self) -> None:
+        """Call the function."""
+        event = '{"values":[3,4,5]}'
+        self._step("Call it", "OrchestratorService/InvokeDeployment", f"beectl invoke {self._id} -d '{event}'")
+        request = orchestrator_pb2.InvokeDeploymentRequest(name=self._id, event_json=event.encode())
+        for _ in range(2):
+            began = time.monotonic()
+            answer = self._client.call(self._client.orchestrator.InvokeDeployment, request).invocation
+            expect("result", json.loads(answer.result_json), {"count": 3, "sum": 12, "mean": 4.0})
+            took = (time.monotonic() - began) * 1000
+            self._show(f"{answer.result_json.decode()}  after {took:.1f} ms, {in_guest(answer)} of them in the sandbox")
+
+    def ask_by_http(self) -> None:
+        """The same by its HTTP trigger."""
+        port = self._workload.ports[0]
+        url = f"http://{port.host_ip}:{port.host_port}/"
+        self._step("Call it by HTTP", "", f"curl -d '{{\"values\":[1,2]}}' {url}")
+        with urllib.request.urlopen(url, data=b'{"values":[1,2]}', timeout=20) as response:
+            body = response.read()
+            self._show(f"{response.status} {response.headers['content-type']}  {body.decode()}")
+        expect("result by HTTP", json.loads(body), {"count": 2, "sum": 3, "mean": 1.5})
 
     def read_logs(self) -> None:
         """What the workload writes."""
@@ -219,6 +258,11 @@ class Tour:
         raise Differs(f"{what} is still there: {found}")
 
 
+def in_guest(answer: Any) -> str:
+    """How long a call was in its handler."""
+    return f"{answer.duration.ToMicroseconds() / 1000:.1f} ms"
+
+
 def expect(what: str, found: object, wanted: object) -> None:
     """Raise Differs unless the two are equal."""
     if found != wanted:
@@ -263,10 +307,10 @@ def by_podman_itself(item: podman_state.Object) -> bool:
 def tour(story: Story, engine: str, before: frozenset[podman_state.Object] | None) -> None:
     """One node with this engine, from start to stop; raises Differs."""
     story.step("Start a node of its own", "", f"beemesh-node --engines {engine}")
-    with LocalNode(engines=engine) as node:
+    with LocalNode(engines=engine, env={"BEEMESH_CACHE_DIR": str(CACHE)}) as node:
         story.show(f"public port {node.public}, directories {node.home}, {len(node.services())} services")
         with Client(node.public, token=node.token) as client:
-            steps = Tour(story, node, client, engine, REPOSITORY / "examples/pod.yaml")
+            steps = Tour(story, node, client, engine, REPOSITORY / EXAMPLES.get(engine, "examples/pod.yaml"))
             try:
                 steps.run()
             except (Differs, grpc.RpcError):
@@ -296,14 +340,15 @@ def check_machine(engines: list[str]) -> None:
         raise NotHere(
             f"podman cannot be used here: {error}\n  To get it on Debian or Ubuntu, as root:\n"
             "    apt-get install podman catatonit netavark aardvark-dns iptables busybox-static\n"
-            "  Without it, the same with an engine that only pretends: make demo ENGINES=mock"
+            "  Without it, a function, for which Python packages are enough: make demo ENGINES=wasm\n"
+            "  Or the same with an engine that only pretends: make demo ENGINES=mock"
         ) from error
 
 
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description="Shows a node at work, and that nothing is left afterwards.")
-    parser.add_argument("--engines", default="podman", help="comma list of podman, mock")
+    parser.add_argument("--engines", default="podman", help="comma list of podman, wasm, mock")
     engines = parser.parse_args().engines.split(",")
     story = Story()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
