@@ -1,6 +1,6 @@
 """What beectl calls the components of a deployment: the manifest's name, and the replica where there are several.
 
-`main`, or `main/0` to `main/2` for three replicas; what `describe` prints is what `-c` takes. Pure.
+`main`, or `0/main` to `2/main` for three replicas; what `describe` prints is what `-c` takes. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def labels(parts: Sequence[Component]) -> Mapping[str, str]:
     """What to call each, by component id."""
     several = Counter(part.display_name for part in parts)
     return {
-        part.component_id: f"{part.display_name}/{part.replica}"
+        part.component_id: f"{part.replica}/{part.display_name}"
         if several[part.display_name] > 1
         else part.display_name
         for part in parts
@@ -40,16 +40,16 @@ def short_id(part: Component) -> str:
 
 
 def resolve(parts: Sequence[Component], wanted: str) -> str:
-    """The component_id of a request for `wanted`: NAME/REPLICA or the beginning of an id becomes the id, else as it is.
+    """The component_id of a request for `wanted`: REPLICA/NAME or the beginning of an id becomes the id, else as it is.
 
-    Raises Failure when NAME/REPLICA is none, or two Deployments of one manifest have it.
+    Raises Failure when REPLICA/NAME is none, or two Deployments of one manifest have it.
     """
     if not wanted or any(part.display_name == wanted for part in parts):
         return wanted
     by_id = [part.component_id for part in parts if len(wanted) >= _ID_MIN and part.component_id.startswith(wanted)]
     if len(by_id) == 1:
         return by_id[0]
-    found = [part for part in parts if f"{part.display_name}/{part.replica}" == wanted]
+    found = [part for part in parts if f"{part.replica}/{part.display_name}" == wanted]
     if len(found) > 1:
         ids = ", ".join(short_id(part) for part in found)
         raise Failure(f"component {wanted} is there {len(found)} times; name it by its id: {ids}")

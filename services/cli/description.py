@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from beemesh.engine.v1.workload_pb2 import Component, PortProtocol, Workload, WorkloadState
+from beemesh.engine.v1.workload_pb2 import Component, ExitStatus, PortProtocol, Workload, WorkloadState
 from beemesh.orchestrator.v1.orchestrator_service_pb2 import Deployment, DeploymentEvent
 from beemesh.type.v1.types_pb2 import Condition, ManifestFormat
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -73,15 +73,28 @@ def _component(name: str, part: Component, now: float) -> tuple[str, ...]:
         render.age(part.start_time, now),
         short_id(part),
         part.image,
-        ": ".join(said for said in (part.reason, part.message) if said),
+        ": ".join(said for said in (part.reason, part.message) if said) or _why(part),
     )
+
+
+def _last(part: Component) -> ExitStatus | None:
+    """Its last run that ended; None: there was none."""
+    if part.HasField("exit_status"):
+        return part.exit_status
+    return part.last_exit if part.HasField("last_exit") else None
+
+
+def _why(part: Component) -> str:
+    """What there is to say of a component that is well: why it was restarted."""
+    status = _last(part)
+    return f"last run: {status.message}" if status is not None and status.message else ""
 
 
 def _exit(part: Component, now: float) -> str:
     """How its last run that ended did: `137 OOMKilled 5m ago`."""
-    if not (part.HasField("exit_status") or part.HasField("last_exit")):
+    status = _last(part)
+    if status is None:
         return ""
-    status = part.exit_status if part.HasField("exit_status") else part.last_exit
     ago = render.age(status.finish_time, now)
     return " ".join(word for word in (str(status.exit_code), status.reason, ago and f"{ago} ago") if word)
 

@@ -53,7 +53,7 @@ component_option = click.option(
     "-c",
     "--component",
     default="",
-    help="Only this one (container): its name, NAME/REPLICA as `describe` lists it, or its id.",
+    help="Only this one (container): its name, REPLICA/NAME as `describe` lists it, or its id.",
 )
 
 

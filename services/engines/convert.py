@@ -347,6 +347,7 @@ def exit_to(status: ExitStatus | None) -> wpb.ExitStatus | None:
         oom_killed=status.oom_killed,
         finish_time=timestamp(status.finish_time),
         reason=status.reason,
+        message=status.message,
     )
 
 

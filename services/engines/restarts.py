@@ -55,6 +55,8 @@ class Exit:
     finish_time: float
     unhealthy: bool = False
     """It was stopped because a probe failed: a failure, whatever the exit code."""
+    message: str = ""
+    """What the failed probe said."""
 
     @property
     def failed(self) -> bool:

@@ -140,6 +140,8 @@ class ExitStatus:
     """Seconds since 1970."""
     reason: str = ""
     """CamelCase, e.g. Completed, Error, OOMKilled, LivenessProbeFailed."""
+    message: str = ""
+    """More about it, e.g. what the failed probe said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

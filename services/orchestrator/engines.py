@@ -405,6 +405,16 @@ def _any(deployment: Deployment) -> bool:
     return deployment.wish.policy is Policy.ANY
 
 
+def _place(component: workload_pb2.Component) -> str:
+    return f"{component.replica}/{component.display_name}"
+
+
+def _ending(status: workload_pb2.ExitStatus) -> str:
+    """`137 (OOMKilled)`, `0 (LivenessProbeFailed: what the probe said)`."""
+    why = ": ".join(word for word in (status.reason, status.message) if word)
+    return f"{status.exit_code} ({why})" if why else str(status.exit_code)
+
+
 def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
     return Observed(
         workload_id=workload.workload_id,
@@ -414,6 +424,7 @@ def _observed(workload: workload_pb2.Workload, engine_id: str) -> Observed:
         digest=workload.runtime_digest,
         manifest_id=workload.manifest_id,
         incomplete=any(item.reason == _MISSING and item.status == _FALSE for item in workload.conditions),
-        restarts={f"{c.replica}/{c.display_name}": c.restart_count for c in workload.components if c.restart_count},
+        restarts={_place(c): c.restart_count for c in workload.components if c.restart_count},
+        endings={_place(c): _ending(c.last_exit) for c in workload.components if c.HasField("last_exit")},
         raw=workload.SerializeToString(),
     )

@@ -294,6 +294,8 @@ class Observed:
     """Part of what was made is gone, while nothing is being done to it."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     """How often its components were started again, by replica and name, for those that were."""
+    endings: Mapping[str, str] = field(default_factory=dict)
+    """How the run before the present one ended, by replica and name: its exit code and why."""
     raw: bytes = b""
     """The engine's serialized beemesh.engine.v1.Workload, passed on untouched."""
 

@@ -116,7 +116,8 @@ class Reconciler:
         for place, count in now.items():
             if count > known.get(place, 0):
                 with contextlib.suppress(BeemeshError):  # a full disk: the history has a gap
-                    message = f"{place} had ended; restarts so far: {count}"
+                    how = f" with {seen.endings[place]}" if seen is not None and place in seen.endings else ""
+                    message = f"{place} had ended{how}; restarts so far: {count}"
                     await self._history.tell(record.deployment_id, "COMPONENT_RESTARTED", message)
 
     def _may_repair(self, record: Deployment) -> bool:

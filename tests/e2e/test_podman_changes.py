@@ -123,7 +123,7 @@ def test_each_change_is_planned_and_done_as_planned(node: LocalNode, beectl: Bee
         assert set(containers(beectl)).isdisjoint(before)
         assert planned(beectl, changed) == ("NONE", [])
         more = changed
-    assert beectl.ok("exec", ID, "-c", "main/2", "--", "sh", "-c", "echo $COLOUR") == "blue\n"
+    assert beectl.ok("exec", ID, "-c", "2/main", "--", "sh", "-c", "echo $COLOUR") == "blue\n"
     assert {part["image"] for part in beectl.components(ID)} == {other_image}
     beectl.ok("delete", ID)
     assert objects(node) == set()

@@ -128,23 +128,27 @@ def test_three_replicas_are_seen_from_inside_and_kept_alive(node: LocalNode, bee
     beectl.ok("apply", "-f", "-", stdin=WEB)
     assert [words.split()[:3] for words in beectl.told(ID).values()] == [["RUNNING", "yes", "0"]] * 3
     for replica in range(3):
-        seen = beectl.ok("exec", ID, "-c", f"main/{replica}", "--", "sh", "-c", INSIDE)
+        seen = beectl.ok("exec", ID, "-c", f"{replica}/main", "--", "sh", "-c", INSIDE)
         assert seen.split() == ["fast", "workers", "=", "3", "hush-3301", str(64 << 20)]
-    assert beectl.ok("exec", ID, "-c", "main/0", "--", "cat", "/data/who").split() == ["x"] * 3
+    assert beectl.ok("exec", ID, "-c", "0/main", "--", "cat", "/data/who").split() == ["x"] * 3
 
     first, second, _ = (part["componentId"] for part in beectl.components(ID))
     kill(first)
-    until(lambda: " 1 " in beectl.told(ID)["main/0"] and "RUNNING  yes" in beectl.told(ID)["main/0"], "runs again")
-    assert re.match(r"RUNNING +yes +1 +137 Error \d+s ago", beectl.told(ID)["main/0"])
+    until(lambda: " 1 " in beectl.told(ID)["0/main"] and "RUNNING  yes" in beectl.told(ID)["0/main"], "runs again")
+    assert re.match(r"RUNNING +yes +1 +137 Error \d+s ago", beectl.told(ID)["0/main"])
     kill(first)
-    until(lambda: "CrashLoopBackOff" in beectl.told(ID)["main/0"], "waits")
-    assert "back-off of 10 s" in beectl.told(ID)["main/0"]
+    until(lambda: "CrashLoopBackOff" in beectl.told(ID)["0/main"], "waits")
+    assert "back-off of 10 s" in beectl.told(ID)["0/main"]
     assert beectl.ok("get", ID).splitlines()[1].split()[1:5] == ["DEGRADED", "podman", "2/3", "1"]
 
     beectl.ok("exec", ID, "-c", second[:12], "--", "sh", "-c", "rm /tmp/alive")
-    until(lambda: "LivenessProbeFailed" in beectl.told(ID)["main/1"], "its probe fails")
-    until(lambda: re.match(r"RUNNING +yes +1 ", beectl.told(ID)["main/1"]) is not None, "it runs again")
-    assert re.match(r"RUNNING +yes +0 +- ", beectl.told(ID)["main/2"])
+    until(lambda: "LivenessProbeFailed" in beectl.told(ID)["1/main"], "its probe fails")
+    until(lambda: re.match(r"RUNNING +yes +1 ", beectl.told(ID)["1/main"]) is not None, "it runs again")
+    assert "last run: Liveness probe failed" in beectl.told(ID)["1/main"]
+    assert re.match(r"RUNNING +yes +0 +- ", beectl.told(ID)["2/main"])
+    events = beectl.ok("events", ID)
+    assert "COMPONENT_RESTARTED  0/main had ended with 137 (Error); restarts so far: 1" in events
+    assert re.search(r"COMPONENT_RESTARTED +1/main had ended with \d+ \(LivenessProbeFailed: ", events)
 
     beectl.ok("delete", ID, "--volumes")
     assert objects(node) == set()

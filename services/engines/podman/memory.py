@@ -38,6 +38,8 @@ class Remembered:
     unhealthy_run: str = ""
     """The run that a failed probe has ended, or is ending."""
     unhealthy_reason: str = ""
+    unhealthy_message: str = ""
+    """What the failed probe said."""
     run: str = ""
     """The run that `ready` and `started` are of."""
     ready: bool = False

@@ -91,7 +91,10 @@ class Probing:
         ward = self._wards.get(container_id)
         if ward is not None and not self._closed:
             known, run = self._wards.known(ward.seen), ward.seen.run
-            self._wards.remember(ward.seen, replace(known, unhealthy_run=run, unhealthy_reason=verdict.reason))
+            failed = replace(
+                known, unhealthy_run=run, unhealthy_reason=verdict.reason, unhealthy_message=verdict.message
+            )
+            self._wards.remember(ward.seen, failed)
             ward.stopping = self._errands.guard(ward.seen.name, lambda: self._stop(ward, run, verdict))
 
     async def _stop(self, ward: Ward, run: str, verdict: Unhealthy) -> None:

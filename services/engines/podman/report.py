@@ -45,7 +45,8 @@ def report(component: Component, facts: Facts) -> Component:
         return _running(told, facts)
     if component.exit_status is None or history.last_exit is None or known.ended_run != facts.run:
         return told
-    told = replace(told, exit_status=replace(component.exit_status, reason=history.last_exit.reason))
+    last = history.last_exit
+    told = replace(told, exit_status=replace(component.exit_status, reason=last.reason, message=last.message))
     return _stays(told, history.last_exit, facts) if known.delay is None or facts.is_down else _waits(told, facts)
 
 
@@ -67,7 +68,7 @@ def _stays(told: Component, exit_: Exit, facts: Facts) -> Component:
 def _waits(told: Component, facts: Facts) -> Component:
     """It is started again, at once or after a while."""
     delay, exit_ = facts.known.delay or 0.0, facts.known.history.last_exit
-    how = f"the last run ended with {exit_.exit_code} ({exit_.reason})" if exit_ else ""
+    how = f"the last run ended with {exit_.exit_code} ({_why(exit_)})" if exit_ else ""
     if facts.problem:
         how += f"; it could not be started: {facts.problem[:_MAX_PROBLEM]}"
     elif delay <= 0:
@@ -76,10 +77,15 @@ def _waits(told: Component, facts: Facts) -> Component:
     return replace(told, state=WorkloadState.STARTING, reason=CRASH_LOOP, message=message)
 
 
+def _why(exit_: Exit) -> str:
+    return ": ".join(word for word in (exit_.reason, exit_.message) if word)
+
+
 def _status(exit_: Exit) -> ExitStatus:
     return ExitStatus(
         exit_code=exit_.exit_code,
         oom_killed=exit_.reason == "OOMKilled",
         finish_time=exit_.finish_time,
         reason=exit_.reason,
+        message=exit_.message,
     )

@@ -47,7 +47,7 @@ class Restarter:
         seen, known = ward.seen, self._wards.known(ward.seen)
         if known.ended_run != seen.run:
             if known.unhealthy_run == seen.run:
-                exit_ = replace(exit_, reason=known.unhealthy_reason, unhealthy=True)
+                exit_ = replace(exit_, reason=known.unhealthy_reason, message=known.unhealthy_message, unhealthy=True)
             self._wards.remember(seen, self._decided(seen, known, exit_))
         if ward.restarting is None or ward.restarting.done():
             ward.restarting = self._errands.guard(seen.name, lambda: self._carry_out(ward, seen.run))

@@ -322,7 +322,7 @@ def test_what_does_not_get_ready_in_time_says_which_and_why(node: FakeNode) -> N
     assert result.stderr.splitlines() == [
         "error: a is not restarted yet",
         "  it is DEGRADED",
-        "  web/0: NotReady: no answer",
+        "  0/web: NotReady: no answer",
         "  it goes on; see: beectl describe a",
     ]
 

@@ -130,7 +130,7 @@ def test_what_a_command_writes_and_its_exit_code_are_passed_on() -> None:
 
     session = FakeSession(writes)
     with piped(b"not for it") as terminal:
-        assert run(session, command(component="web/1"), terminal) == 3
+        assert run(session, command(component="1/web"), terminal) == 3
     assert terminal.shown == [(b"out\xff", False), (b"err", True)]
     start = session.sent[0].start
     assert (start.component_id, [*start.command], start.tty) == ("id1", ["sh", "-c", "x"], False)

@@ -105,12 +105,20 @@ def test_a_description_tells_readiness_restarts_and_the_last_exit() -> None:
 
 
 def test_replicas_are_told_apart() -> None:
-    """Where a component is there several times its replica stands behind its name; a single one has its bare name."""
+    """Where a component is there several times its replica stands before its name; a single one has its bare name."""
     item = deployment()
     again = item.instances[0].workload.components.add(component_id="c2", display_name="web", replica=1)
     again.image = "i"
     first = [line.split()[0] for line in describe(item, [], NOW).splitlines() if line.startswith("  ")]
-    assert first[:4] == ["COMPONENT", "prepare", "web/0", "web/1"]
+    assert first[:4] == ["COMPONENT", "prepare", "0/web", "1/web"]
+
+
+def test_a_description_tells_why_what_is_well_was_restarted() -> None:
+    """What the failed probe said stands where a message would."""
+    item = deployment()
+    item.instances[0].workload.components[1].last_exit.message = "Liveness probe failed: no answer"
+    (line,) = (line for line in describe(item, [], NOW).splitlines() if line.startswith("  web"))
+    assert line.endswith("last run: Liveness probe failed: no answer")
 
 
 def test_a_description_tells_the_last_events() -> None:

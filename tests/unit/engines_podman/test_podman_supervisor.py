@@ -374,12 +374,14 @@ def test_an_unhealthy_container_is_stopped_and_failed_whatever_its_exit_code(tmp
         scene = Scene(tmp_path)
         async with scene.supervisor:
             scene.see(running("r0", policy=Policy.NEVER))
-            verdict = Unhealthy(reason="LivenessProbeFailed", message="", grace_seconds=7.0)
+            verdict = Unhealthy(reason="LivenessProbeFailed", message="it said no", grace_seconds=7.0)
             scene.supervisor.probing.on_unhealthy("c", verdict)
             await asyncio.sleep(1)
             scene.see(ended("r0", 0, policy=Policy.NEVER))
             told = scene.describe(WorkloadState.SUCCEEDED, 0)
             assert (told.state, told.reason) == (WorkloadState.FAILED, "LivenessProbeFailed")
+            assert told.exit_status is not None
+            assert (told.exit_status.reason, told.exit_status.message) == ("LivenessProbeFailed", "it said no")
         assert scene.stopped == [(0.0, 7.0)]
 
     virtually(main())

@@ -64,6 +64,8 @@ class FakeEngine:
     """They have not: asked again, the engine says so."""
     restarts: dict[str, int] = field(default_factory=dict)
     """By place: how often it was started again."""
+    endings: dict[str, str] = field(default_factory=dict)
+    """By place: how it ended before that."""
     manifests: dict[str, str] = field(default_factory=dict)
     issues: Sequence[Issue] = ()
     fail_deploy: list[BeemeshError] = field(default_factory=list)
@@ -193,6 +195,7 @@ class FakeEngines:
             digest=digest,
             incomplete=workload_id in engine.incomplete,
             restarts=dict(engine.restarts),
+            endings=dict(engine.endings),
         )
 
 

@@ -70,7 +70,11 @@ async def test_what_the_engine_starts_again_is_told(start: Start) -> None:
         await looked(core)
         assert "COMPONENT_RESTARTED" not in reasons(core)
         podman.restarts = {"0/main": 6, "0/side": 1}
+        podman.endings = {"0/main": "137 (OOMKilled)"}
         core.reconciler.touch("")
         await core.until(lambda: reasons(core).count("COMPONENT_RESTARTED") == 2)
         told = [event.message for event in core.history.of(ID) if event.reason == "COMPONENT_RESTARTED"]
-        assert told == ["0/main had ended; restarts so far: 6", "0/side had ended; restarts so far: 1"]
+        assert told == [
+            "0/main had ended with 137 (OOMKilled); restarts so far: 6",
+            "0/side had ended; restarts so far: 1",
+        ]

@@ -248,12 +248,15 @@ class ExitStatus(_message.Message):
     OOM_KILLED_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     signal: _builtins.str
     """SIGKILL, …; empty: none"""
     oom_killed: _builtins.bool
     reason: _builtins.str
     """CamelCase: Completed, Error, OOMKilled, LivenessProbeFailed, …"""
+    message: _builtins.str
+    """more about it, e.g. what the failed probe said; empty: the reason says it all"""
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -264,10 +267,11 @@ class ExitStatus(_message.Message):
         oom_killed: _builtins.bool = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "finish_time", b"finish_time", "oom_killed", b"oom_killed", "reason", b"reason", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code", "finish_time", b"finish_time", "message", b"message", "oom_killed", b"oom_killed", "reason", b"reason", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
