@@ -80,12 +80,24 @@ setup_engines() {
     first_of /usr/{,local/}lib{,exec}/podman/aardvark-dns || lacking+=(aardvark-dns)
   fi
   have busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1 || lacking+=(busybox-static)
-  [ ${#lacking[@]} = 0 ] && return
-  if can_install; then
-    install_packages "${lacking[@]}"
-  else
-    say "left out, not being root: apt-get install ${lacking[*]}"
-  fi
+  install_or_say "${lacking[@]}"
+  have dockerd || without_starting install_or_say docker.io
+}
+
+install_or_say() {
+  [ $# = 0 ] && return
+  if can_install; then install_packages "$@"; else say "left out, not being root: apt-get install $*"; fi
+}
+
+# Runs a command so that packages it installs start no service: the tests have a docker of their own, and a daemon of
+# the system's would rewrite this machine's firewall.
+without_starting() {
+  local policy=/usr/sbin/policy-rc.d code=0
+  if ! can_install || [ -e "$policy" ]; then "$@"; return; fi
+  printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+  "$@" || code=$?
+  rm -f "$policy"
+  return "$code"
 }
 
 # Unpacks Debian's registry for the tests of pulls; installed, it would start and be open to everybody.

@@ -6,6 +6,7 @@ import asyncio
 import io
 import re
 import secrets
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,9 +117,13 @@ class Probe:
         return Health(state=HealthState.HEALTHY, attributes=self._attributes(info, compose.version, str(compose.path)))
 
     async def _reach(self) -> None:
-        if not await asyncio.to_thread(self._socket.exists):
-            message = f"docker's socket {self._socket} is not there; {INSTALL}"
-            raise _Sick("SOCKET_UNREACHABLE", message, HealthState.UNHEALTHY)
+        """The socket is there; where docker itself is not, say how to get it."""
+        if await asyncio.to_thread(self._socket.exists):
+            return
+        if shutil.which("dockerd") is None:
+            message = f"docker is not installed and {self._socket} is not there; {INSTALL}"
+            raise _Sick("BACKEND_NOT_FOUND", message, HealthState.UNDETECTED)
+        raise _Sick("SOCKET_UNREACHABLE", f"docker's socket {self._socket} is not there: is dockerd running?")
 
     async def _ping(self, http: UnixHttp) -> None:
         try:

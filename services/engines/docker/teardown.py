@@ -15,7 +15,8 @@ from services.telemetry import Log
 
 DEFAULT_GRACE_SECONDS = 10.0
 """Docker's own, where the service says nothing."""
-_ROUNDS = 20
+_SECONDS = 60.0
+"""For removing it all."""
 _POLL_SECONDS = 0.1
 _MAX_TEXT = 300
 
@@ -35,8 +36,9 @@ class Teardown:
         What an interrupted creation has asked docker for may come into being meanwhile: it is looked for until two
         looks in a row find nothing. Raises Internal(BACKEND_ERROR) when something cannot be removed.
         """
-        clean, trouble = 0, ""
-        for _ in range(_ROUNDS):
+        loop, clean, trouble = asyncio.get_running_loop(), 0, ""
+        end = loop.time() + _SECONDS
+        while loop.time() < end:
             removals = await self._removals(volumes=volumes)
             clean = 0 if removals else clean + 1
             if clean == 2:

@@ -23,7 +23,7 @@ def effect(change: Change, manifest: Manifest) -> str:
     With a single service that is all of the workload, so that a change of it replaces.
     """
     kind, key = described(change)
-    if scales(change):
+    if scales(change) or (change.kind == "Compose" and change.path[::2] == (_SERVICES, "scale")):
         return ""
     if kind == "annotations":
         return "replace" if key in (CPU_HINT, MEMORY_HINT) else ""

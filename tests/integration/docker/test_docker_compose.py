@@ -203,7 +203,8 @@ async def test_files_of_the_allowed_directory_are_read(docker: DockerMachine, no
     (tmp_path / "x.env").write_text("FROM_FILE=1\n")
     (tmp_path / "token").write_text("t0ken")
     text = (
-        f'services:\n  web:\n    image: IMAGE\n    command: [sh, -c, "echo $$FROM_FILE; cat /run/secrets/t; echo; WAITS"]\n'
+        "services:\n  web:\n    image: IMAGE\n"
+        '    command: [sh, -c, "echo $$FROM_FILE; cat /run/secrets/t; echo; WAITS"]\n'
         f"    env_file: {tmp_path}/x.env\n    secrets: [t]\nsecrets: {{t: {{file: {tmp_path}/token}}}}\n"
     )
     mine = spec(node_id, text)
