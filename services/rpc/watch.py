@@ -55,12 +55,12 @@ class _Watcher(Generic[T]):
 
     __slots__ = ("backlog", "is_cut", "queue", "snapshot")
 
-    def __init__(self, buffer: int) -> None:
+    def __init__(self) -> None:
         self.backlog: deque[_Change[T]] = deque()
         """What came after its token."""
         self.snapshot: deque[T] = deque()
-        self.queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue(maxsize=buffer)
-        """What happened since; None: it was cut."""
+        self.queue: asyncio.Queue[_Change[T] | None] = asyncio.Queue()
+        """What happened since, as much as the feed has room for; None: it was cut."""
         self.is_cut = False
 
 
@@ -68,7 +68,7 @@ class Feed(Generic[T]):
     """Items by key, and a bounded log of their changes.
 
     `epoch` names this run of the feed: a token of another run, or one older than the log, ends in OUT_OF_RANGE. A
-    watcher that lets more than `buffer` changes pile up is cut with ABORTED.
+    watcher that lets more than `buffer` changes pile up, and more than all items changing twice, is cut with ABORTED.
     """
 
     def __init__(self, *, epoch: str, log_size: int = 2048, buffer: int = 512, bookmark_seconds: float = 30.0) -> None:
@@ -136,7 +136,7 @@ class Feed(Generic[T]):
         """
         self._check_open()
         wanted = match or (lambda _item: True)
-        watcher = _Watcher[T](self._buffer)
+        watcher = _Watcher[T]()
         if resume_token:
             backlog = self._backlog(resume_token)
             watcher.backlog.extend(c for c in backlog if key in ("", c.key) and wanted(c.item))
@@ -180,13 +180,18 @@ class Feed(Generic[T]):
             if change is None:
                 self._check_open()
                 raise Aborted(
-                    f"this watcher let more than {self._buffer} changes pile up; resume from its last token",
+                    f"this watcher let more than {self._room} changes pile up; resume from its last token",
                     reason="SLOW_CONSUMER",
                 )
             last = change.sequence
             if wanted(change.item):
                 yield self._event(change)
                 silent_until = clock() + self._bookmark_seconds
+
+    @property
+    def _room(self) -> int:
+        """Changes that may wait for a watcher. All items may change in one moment, and back: nobody is slow for that."""
+        return max(self._buffer, 2 * len(self._items))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -198,7 +203,7 @@ class Feed(Generic[T]):
         self._log.append(change)
         for followed in dict.fromkeys(("", key)):
             for watcher in list(self._watchers.get(followed, ())):
-                if watcher.queue.full():
+                if watcher.queue.qsize() >= self._room:
                     self._cut(followed, watcher)
                 else:
                     watcher.queue.put_nowait(change)

@@ -145,6 +145,25 @@ async def test_a_slow_watcher_is_cut_and_can_resume() -> None:
     await again.aclose()
 
 
+async def test_nobody_is_slow_because_everything_changed_at_once() -> None:
+    """All items may change twice in one moment, whatever the buffer; a change more is one too many."""
+    feed = a_feed(buffer=1)
+    for name in "abcde":
+        feed.put(name, "0")
+    quick, slow = feed.watch(skip_snapshot=True), feed.watch(skip_snapshot=True)
+    await take(quick, 1)
+    await take(slow, 1)
+    for number in ("1", "2"):
+        for name in "abcde":
+            feed.put(name, number)
+    assert len(await take(quick, 10)) == 10
+    feed.put("a", "3")
+    assert await take(quick, 1) == [(UPDATED, "3")]
+    with pytest.raises(Aborted):
+        await anext(slow)
+    await quick.aclose()
+
+
 async def test_who_is_cut_while_reading_the_snapshot_is_kept_nothing_of_it() -> None:
     """The rest of a snapshot that nobody reads is let go of when its watcher is cut, and the watcher is told."""
     feed: Feed[Item] = Feed(epoch="e1", buffer=1)
