@@ -15,6 +15,7 @@ from services.orchestrator.model import Action, Deployment, Observed, State, Ste
 from services.orchestrator.operations import Operations
 from services.orchestrator.ports import Engines
 from services.orchestrator.requests import ApplyRequest, read
+from services.orchestrator.steps import STOPPED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class OrphanKeeper:
         return record is not None and item.engine_id in record.touched
 
     async def adopt(self, name: str, deployment_id: str) -> Deployment:
-        """Make a deployment of an orphan, by the very manifest that its engine has kept; nothing is restarted.
+        """Make a deployment of an orphan, by the very manifest that its engine has kept; nothing is started or stopped.
 
         Raises NotFound, AlreadyExists (the deployment has another workload), FailedPrecondition (NOT_ITS_WORKLOAD).
         """
@@ -88,13 +89,14 @@ class OrphanKeeper:
         manifest, config = await self._engines.kept(orphan.engine_id, orphan.workload_id)
         request = ApplyRequest(manifest=manifest, config=config)
         _, wish = await self._reader.read(manifest, lambda: read(request))
-        now = self._clock()
+        now, rests = self._clock(), orphan.state == STOPPED  # on request: that its engine has kept, too
         record = Deployment(
             deployment_id=deployment_id,
             workload_id=orphan.workload_id,
             wish=wish,
-            state=State.DEPLOYING,
-            step=Step.SETTLE,
+            state=State.STOPPED if rests else State.DEPLOYING,
+            step=Step.REST if rests else Step.SETTLE,
+            observed_generation=int(rests),
             action=Action.NONE,
             engine_id=orphan.engine_id,
             touched=(orphan.engine_id,),

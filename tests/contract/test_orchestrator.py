@@ -246,6 +246,25 @@ async def test_a_lost_database_leaves_orphans_that_are_adopted_as_they_run(node:
     assert (await refusal(absent)).reason == "ORPHAN_NOT_FOUND"
 
 
+async def test_a_stopped_orphan_is_adopted_as_stopped(node: LocalNode) -> None:
+    """What was stopped on request before the database was lost stays so, and can be started."""
+    await apply(node)
+    await node.orchestrator.StopDeployment(pb.StopDeploymentRequest(name=ID), timeout=10)
+    await node.stop("orchestrator")
+    for file in (node.directory / "orchestrator").glob("orchestrator.db*"):
+        file.unlink()
+    node.start("orchestrator")
+    await node.ready()
+    async with asyncio.timeout(5):
+        while not (found := (await node.orchestrator.ListOrphans(pb.ListOrphansRequest(), timeout=5)).workloads):
+            await asyncio.sleep(0.02)
+    adopt = pb.AdoptOrphanRequest(workload_name=found[0].name)
+    adopted = (await node.orchestrator.AdoptOrphan(adopt, timeout=15)).deployment
+    assert (adopted.state, adopted.reconciling) == (pb.DEPLOYMENT_STATE_STOPPED, False)
+    started = await node.orchestrator.StartDeployment(pb.StartDeploymentRequest(name=ID), timeout=10)
+    assert started.deployment.state == pb.DEPLOYMENT_STATE_ACTIVE
+
+
 async def test_orphans_are_purged_only_by_force(node: LocalNode) -> None:
     """A preview touches nothing; with force they are gone."""
     request = engine_pb.DeployWorkloadRequest(

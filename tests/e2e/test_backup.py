@@ -131,6 +131,39 @@ def test_a_node_comes_back_on_an_empty_disk(start_node: StartNode, other_machine
         assert [item.workload_id for item in answer.workloads] == [workload]
 
 
+def test_what_was_updated_since_the_backup_is_drift(start_node: StartNode, tmp_path: Path) -> None:
+    """It runs on as updated and is said to have drifted; a repair brings back what the backup has."""
+    node = start_node("mock")
+    old, new = manifest("web", "mock"), manifest("web", "mock").replace("busybox:1", "busybox:2")
+    with Client(node.socket) as client:
+        apply(client, old)
+        save(node, tmp_path / "saved.tgz")
+        apply(client, new)
+    node.stop()
+    bring_back(node, tmp_path / "saved.tgz", "--force")
+    node.start()
+    with Client(node.socket) as client:
+        until(lambda: states(client) == {"web": "ACTIVE"}, what=node.log_tail)
+        assert (deployed(client), drifted(client)) == (new, True)
+        repair = pb.ReconcileDeploymentRequest(name="pod-default-web")
+        client.call(client.orchestrator.ReconcileDeployment, repair, seconds=60)
+        assert (deployed(client), drifted(client), states(client)) == (old, False, {"web": "ACTIVE"})
+
+
+def drifted(client: Client) -> bool:
+    answer: Any = client.call(client.orchestrator.CheckDrift, pb.CheckDriftRequest(name="pod-default-web"))
+    found: bool = answer.drifted
+    return found
+
+
+def deployed(client: Client) -> str:
+    """The manifest of what runs, as the engine has it."""
+    answer: Any = client.call(client.engine.ListWorkloads, engine_pb.ListWorkloadsRequest(), engine="mock")
+    asked = engine_pb.GetWorkloadManifestRequest(workload_id=answer.workloads[0].workload_id)
+    text: str = client.call(client.engine.GetWorkloadManifest, asked, engine="mock").manifest.content
+    return text
+
+
 def test_a_running_node_and_a_newer_release_refuse_a_restore(start_node: StartNode, tmp_path: Path) -> None:
     """Refusals are one line and exit code 78, and the node runs on."""
     node = start_node("")

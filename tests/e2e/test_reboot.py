@@ -95,6 +95,7 @@ def test_without_its_database_a_node_lists_what_runs_and_adopts_it(start_node: C
         wait_for_podman(client)
         for text in texts.values():
             apply(client, text)
+        client.call(client.orchestrator.StopDeployment, pb.StopDeploymentRequest(name="pod-default-two"))
     before = containers(node.node_id())
     node.kill()  # as in a crash: what SQLite keeps beside its file is there still
     node.wait_gone(5)
@@ -108,7 +109,7 @@ def test_without_its_database_a_node_lists_what_runs_and_adopts_it(start_node: C
         for item in listed.workloads:
             adopt = pb.AdoptOrphanRequest(workload_name=f"engines/podman/workloads/{item.workload_id}")
             client.call(client.orchestrator.AdoptOrphan, adopt)
-        until(lambda: states(client) == {"one": "ACTIVE", "two": "ACTIVE"}, what=node.log_tail)
+        until(lambda: states(client) == {"one": "ACTIVE", "two": "STOPPED"}, what=node.log_tail)
         assert {name: exported(client, name) for name in texts} == texts
         assert containers(node.node_id()) == before, "nothing was restarted"
         request = pb.ApplyManifestRequest(manifest=types_pb2.Manifest(content=texts["one"]))
