@@ -24,6 +24,8 @@ class Limits:
     """Between two readings of the whole backend when nothing hints at a change."""
     settle: float = 0.05
     """After a hint, so that many hints make one reading."""
+    give_way: float = 0.5
+    """That a reading which was hinted at waits for operations under way: they tell what they do by themselves."""
     reopen: float = 1.0
     """Before a broken event stream is opened anew."""
     operation: float = 900.0

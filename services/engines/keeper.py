@@ -225,6 +225,7 @@ class Keeper:
                 async with asyncio.timeout(self._limits.poll):
                     await self._hint.wait()
                     await asyncio.sleep(self._limits.settle)
+                    await self._operations.rest(self._limits.give_way)
             self._hint.clear()
 
     async def _follow_changes(self) -> None:

@@ -72,6 +72,11 @@ class Operations:
         """The operation under way on this workload."""
         return self._running.get(workload_id)
 
+    async def rest(self, timeout: float) -> None:
+        """Return when those that are under way now have ended, or after so many seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
     def start(
         self, verb: Verb, workload_id: str, work: Callable[[], Awaitable[T]], *, manifest_id: str = "", digest: str = ""
     ) -> Operation:

@@ -22,7 +22,7 @@ from services.orchestrator.flow import Outcome
 from services.orchestrator.following import followed
 from services.orchestrator.history import History
 from services.orchestrator.invoke import Invoker, check_function
-from services.orchestrator.model import Deployment, State, Step
+from services.orchestrator.model import Action, Deployment, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
@@ -38,6 +38,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
 
 _HEARD_SECONDS = 10.0
 """How long an apply that finds nothing to do waits for an engine that is out of reach."""
+
+_TOLD_SECONDS = 1.0
+"""How long an apply that has just seen its workload run waits for the watch to tell so too."""
 
 _REVISIONS_MAX = 10**11
 _SAMPLE = 100
@@ -83,13 +86,20 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             record = await self._operations.settled(record.deployment_id, record.generation, wait)
             waits.raise_superseded(record, accepted.deployment.generation)
             waits.raise_failure(record)
-            if self._views.of(record).state is State.UNKNOWN:
-                await self._views.heard(record.deployment_id, min(wait, _HEARD_SECONDS))
+            await self._hear(record, wait, done=accepted.action is not Action.NONE)
         return pb.ApplyManifestResponse(
             deployment=self._deployment(record),
             action=types_pb2.ChangeAction.ValueType(int(waits.done(accepted, record))),
             issues=[convert.issue_pb(item) for item in accepted.issues],
         )
+
+    async def _hear(self, record: Deployment, wait: float, *, done: bool) -> None:
+        """Let the engine's watch come up: after a start, or with what was `done`, which it tells a moment later."""
+        state = self._views.of(record).state
+        if state is State.UNKNOWN:
+            await self._views.heard(record.deployment_id, min(wait, _HEARD_SECONDS), but=state)
+        elif done and record.state is State.ACTIVE and state is not State.ACTIVE:
+            await self._views.heard(record.deployment_id, min(wait, _TOLD_SECONDS), but=state)
 
     async def PlanManifest(self, request: pb.PlanManifestRequest, context: Any) -> pb.PlanManifestResponse:
         """What an apply would do; nothing is recorded or touched."""

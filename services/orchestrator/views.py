@@ -45,13 +45,13 @@ class Views:
         announced = self._outbox.announced(record.deployment_id)
         return View(record=record, state=state, message=message, announced=announced, seen=seen)
 
-    async def heard(self, deployment_id: str, timeout: float) -> None:
-        """Wait until its engine can be heard, e.g. after a start; not longer than `timeout` seconds."""
+    async def heard(self, deployment_id: str, timeout: float, *, but: State) -> None:
+        """Wait until its engine tells of another state than this; not longer than `timeout` seconds."""
         feed = self.feed.watch(key=deployment_id)
         with contextlib.suppress(TimeoutError):
             async with contextlib.aclosing(feed), asyncio.timeout(timeout):
                 async for event in feed:
-                    if event.item is not None and self.of(event.item.record).state is not State.UNKNOWN:
+                    if event.item is not None and self.of(event.item.record).state is not but:
                         return
 
     def touch(self, deployment_id: str) -> None:
