@@ -7,14 +7,14 @@ import functools
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
+from services.engines.backend import not_found
 from services.engines.engine import (
     Capability,
-    Component,
     ComponentStats,
     Config,
     Engine,
@@ -28,20 +28,17 @@ from services.engines.engine import (
     LogLine,
     LogQuery,
     Observation,
-    PortMapping,
     Spec,
-    WorkloadState,
 )
 from services.engines.export import export
-from services.engines.wasm import code, function, problems, usage
+from services.engines.wasm import code, function, usage
 from services.engines.wasm.canary import try_out
-from services.engines.wasm.http_trigger import HttpTrigger
-from services.engines.wasm.journal import Journal
+from services.engines.wasm.deployed import Deployed, Means
 from services.engines.wasm.live import LiveFunction, LiveLimits
 from services.engines.wasm.pool import Pool
 from services.engines.wasm.runtimes import Runtimes
-from services.engines.wasm.store import CODE, LOG, WASM, FunctionStore, Kept
-from services.errors import BeemeshError, FailedPrecondition, NotFound
+from services.engines.wasm.store import FunctionStore, Kept
+from services.errors import NotFound
 from services.identity import hash_label
 from services.manifests import Format, Manifest
 from services.telemetry import Log
@@ -51,9 +48,6 @@ ENGINE_ID = "wasm"
 GRACE_SECONDS = 10.0
 """For calls under way when a function is stopped or removed, unless it is said."""
 
-HTTP_PORT = 80
-"""What the HTTP trigger is called as a port of the workload."""
-
 _REAP_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _THREADS = 4
@@ -61,20 +55,6 @@ _THREADS = 4
 T = TypeVar("T")
 
 log = Log(__name__)
-
-
-@dataclass(slots=True, kw_only=True)
-class Deployed:
-    """A function that is there."""
-
-    kept: Kept
-    journal: Journal
-    live: LiveFunction | None = None
-    """Once it was first called in this process."""
-    trigger: HttpTrigger | None = None
-    trouble: str = ""
-    """Why its HTTP trigger does not answer."""
-    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class WasmEngine(Engine):
@@ -100,6 +80,17 @@ class WasmEngine(Engine):
         self._code_roots = code_roots
         self._clock = clock
         self._monotonic = monotonic
+        self._info = _info()
+        self._means = Means(
+            store=self._store,
+            write=self._write,
+            runtimes=runtimes,
+            pool=pool,
+            limits=limits,
+            tell=self.tell,
+            clock=clock,
+            monotonic=monotonic,
+        )
         self._functions: dict[str, Deployed] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="wasm")
         self._group = asyncio.TaskGroup()
@@ -109,37 +100,19 @@ class WasmEngine(Engine):
     @property
     def info(self) -> Info:
         """Identity and capabilities."""
-        return Info(
-            engine=ENGINE_ID,
-            display_name="WebAssembly",
-            engine_version=version("beemesh"),
-            backend_version=_wasmtime_version(),
-            api_version="wasi:cli/0.2",
-            capabilities=frozenset(
-                {
-                    Capability.LOGS,
-                    Capability.LOGS_FOLLOW,
-                    Capability.STATS,
-                    Capability.STOP_START,
-                    Capability.RESTART,
-                    Capability.EXPORT,
-                    Capability.INVOKE,
-                }
-            ),
-            formats=frozenset({Format.FUNCTION}),
-            kinds=("Function",),
-        )
+        return self._info
 
     async def __aenter__(self) -> Self:
         for kept in await self._in_thread(self._store.load):
             if kept.ownership.node_id == self.node_id:
-                self._functions[kept.workload_id] = self._deployed(kept)
+                self._functions[kept.workload_id] = Deployed(kept, self._means)
         await self._pool.__aenter__()
+        await self._runtimes.__aenter__()
         self._pool.evict = self._evict
         await self._group.__aenter__()
         self._loops = [self._group.create_task(self._reap()), self._group.create_task(self._prune())]
         for deployed in self._functions.values():
-            await self._open_trigger(deployed)
+            await deployed.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -147,7 +120,8 @@ class WasmEngine(Engine):
             loop.cancel()
         await self._group.__aexit__(None, None, None)
         for deployed in self._functions.values():
-            await self._close(deployed, 0.0)
+            await deployed.close(0.0)
+        await self._runtimes.__aexit__()
         await self._pool.__aexit__()
         self._threads.shutdown()
 
@@ -157,7 +131,9 @@ class WasmEngine(Engine):
         """Run a tiny guest in a worker process once; after that only say what is being built."""
         if self._tried is None or self._tried.state is not HealthState.HEALTHY:
             self._tried = await try_out(self._runtimes)
-        attributes = {"backend_version": _wasmtime_version(), "python_runtime": self._python_state()}
+        if self._tried.state is not HealthState.HEALTHY:
+            return self._tried
+        attributes = {"backend_version": self._info.backend_version, "python_runtime": self._python_state()}
         return replace(self._tried, attributes=attributes)
 
     def _python_state(self) -> str:
@@ -202,10 +178,9 @@ class WasmEngine(Engine):
                 wasm_kind=laid.wasm_kind,
             )
             await self._in_thread(lambda: self._store.commit(staged, kept))
-            deployed = self._functions[workload_id] = self._deployed(kept)
-            live = await self._live(deployed)
-            await live.warm()
-            await self._open_trigger(deployed, strict=True)
+            deployed = self._functions[workload_id] = Deployed(kept, self._means)
+            await deployed.warm()
+            await deployed.answer_http()
         except BaseException:
             await self.destroy(workload_id, grace_seconds=0.0, force=True, remove_volumes=True)
             raise
@@ -214,8 +189,8 @@ class WasmEngine(Engine):
         """All of this node's."""
         for workload_id in [*self._functions]:
             if not self._store.is_there(workload_id):  # deleted behind our back
-                await self._close(self._functions.pop(workload_id), 0.0)
-        return {workload_id: self._observation(deployed) for workload_id, deployed in self._functions.items()}
+                await self._functions.pop(workload_id).close(0.0)
+        return {workload_id: deployed.observation() for workload_id, deployed in self._functions.items()}
 
     async def destroy(
         self, workload_id: str, *, grace_seconds: float | None, force: bool, remove_volumes: bool
@@ -223,37 +198,34 @@ class WasmEngine(Engine):
         """Let calls under way end, then delete all of it."""
         deployed = self._functions.get(workload_id)
         if deployed is not None:
-            await self._close(deployed, 0.0 if force else _grace(grace_seconds))
+            await deployed.close(0.0 if force else _grace(grace_seconds))
         await self._in_thread(lambda: self._store.delete(workload_id))
         self._functions.pop(workload_id, None)
 
     async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
         """Take no more calls; those under way may end within the grace period."""
         deployed = self._find(workload_id)
-        await self._keep(deployed, replace(deployed.kept, stopped=True))
-        await self._close(deployed, _grace(grace_seconds))
+        await deployed.keep(replace(deployed.kept, stopped=True))
+        await deployed.close(_grace(grace_seconds))
 
     async def start(self, workload_id: str) -> None:
         """Take calls again."""
         deployed = self._find(workload_id)
         if deployed.kept.stopped:
-            await self._keep(deployed, replace(deployed.kept, stopped=False, start_time=self._clock()))
-        deployed.journal.reopen()
-        if deployed.live is not None:
-            deployed.live.open()
-        await self._open_trigger(deployed)
+            await deployed.keep(replace(deployed.kept, stopped=False, start_time=self._clock()))
+        await deployed.open()
 
     async def restart(self, workload_id: str, *, grace_seconds: float | None) -> None:
         """All instances end; calls make new ones."""
         deployed = self._find(workload_id)
-        await self._close(deployed, _grace(grace_seconds))
-        await self._keep(deployed, replace(deployed.kept, stopped=False, start_time=self._clock()))
-        await self.start(workload_id)
+        await deployed.close(_grace(grace_seconds))
+        await deployed.keep(replace(deployed.kept, stopped=False, start_time=self._clock()))
+        await deployed.open()
 
     def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """What it wrote, and what the engine says of it."""
         deployed = self._find(workload_id)
-        component = self._component(deployed)
+        component = deployed.component()
         if query.component_id not in ("", component.component_id, component.display_name):
             raise NotFound(
                 f"workload {workload_id} has no component {query.component_id[:80]!r}; it has {component.display_name}",
@@ -283,142 +255,18 @@ class WasmEngine(Engine):
 
     async def invoke(self, workload_id: str, invocation: Invocation) -> Invoked:
         """Call the handler."""
-        deployed = self._find(workload_id)
-        if deployed.kept.stopped:
-            raise problems.stopped(workload_id)
-        return await (await self._live(deployed)).invoke(invocation)
+        return await self._find(workload_id).invoke(invocation)
 
     # Inside
-
-    def _deployed(self, kept: Kept) -> Deployed:
-        journal = Journal(self._store.place(kept.workload_id) / LOG, component_id=kept.component_id)
-        return Deployed(kept=kept, journal=journal)
-
-    async def _live(self, deployed: Deployed) -> LiveFunction:
-        """The function, ready to make instances; its runtime is built when it is not there."""
-        if deployed.live is None:
-            async with deployed.starting:
-                if deployed.live is None:
-                    deployed.live = await self._start_live(deployed)
-        return deployed.live
-
-    async def _start_live(self, deployed: Deployed) -> LiveFunction:
-        kept, place = deployed.kept, self._store.place(deployed.kept.workload_id)
-
-        def say(text: str) -> None:
-            self.tell(kept.workload_id, text)
-
-        if kept.spec.is_python:
-            artifact = await self._runtimes.python(say)
-        else:
-            artifact = await self._runtimes.user(place / WASM, kept.wasm_sha256, say)
-        order: dict[str, Any] = {
-            "kind": kept.wasm_kind or "python",
-            "artifact": str(artifact.absolute()),
-            "app": str((place / CODE).absolute()) if kept.spec.is_python else "",
-            "handler": kept.spec.handler,
-            "name": kept.spec.name,
-            "env": dict(kept.spec.env),
-            "memory_bytes": kept.spec.memory_bytes,
-            "result_max": self._limits.result_bytes,
-        }
-        return LiveFunction(
-            workload_id=kept.workload_id,
-            spec=kept.spec,
-            order=order,
-            pool=self._pool,
-            journal=deployed.journal,
-            limits=self._limits,
-            clock=self._clock,
-            monotonic=self._monotonic,
-        )
-
-    async def _open_trigger(self, deployed: Deployed, *, strict: bool = False) -> None:
-        """Answer HTTP where the manifest asks for it; `strict` raises what else would only be told."""
-        kept = deployed.kept
-        if kept.spec.http_path is None or kept.stopped or deployed.trigger is not None:
-            return
-        trigger = HttpTrigger(
-            path=kept.spec.http_path,
-            invoke=lambda invocation: self.invoke(kept.workload_id, invocation),
-            event_max=self._limits.event_bytes,
-        )
-        wanted = kept.spec.http_port or kept.port
-        try:
-            port = await self._listen(trigger, wanted, may_move=not kept.spec.http_port)
-        except BeemeshError as error:
-            if strict:
-                raise
-            deployed.trouble = error.message
-            log.warning("trigger_closed", workload_id=kept.workload_id, why=error)
-            return
-        deployed.trigger, deployed.trouble = trigger, ""
-        if port != kept.port:
-            await self._keep(deployed, replace(kept, port=port))
-
-    async def _listen(self, trigger: HttpTrigger, wanted: int, *, may_move: bool) -> int:
-        """The port it got; one that nobody asked for by number may be another one than before."""
-        try:
-            return await trigger.open(wanted)
-        except FailedPrecondition:
-            if not (wanted and may_move):
-                raise
-        return await trigger.open(0)
-
-    async def _close(self, deployed: Deployed, grace_seconds: float) -> None:
-        trigger, deployed.trigger = deployed.trigger, None
-        if trigger is not None:
-            trigger.stop_listening()
-        if deployed.live is not None:
-            await deployed.live.close(grace_seconds)
-        if trigger is not None:
-            await trigger.close()
-        deployed.journal.close()
-
-    async def _keep(self, deployed: Deployed, kept: Kept) -> None:
-        await self._in_thread(lambda: self._store.write(kept))
-        deployed.kept = kept
 
     def _find(self, workload_id: str) -> Deployed:
         deployed = self._functions.get(workload_id)
         if deployed is None:
-            raise NotFound(
-                f"workload {workload_id} is not on this engine",
-                reason="WORKLOAD_NOT_FOUND",
-                metadata={"workload_id": workload_id},
-            )
+            raise not_found(workload_id)
         return deployed
 
-    def _observation(self, deployed: Deployed) -> Observation:
-        kept = deployed.kept
-        ports: tuple[PortMapping, ...] = ()
-        if deployed.trigger is not None:
-            ports = (PortMapping(container_port=HTTP_PORT, host_port=kept.port, host_ip="127.0.0.1"),)
-        details: dict[str, object] = {"runtime": kept.spec.runtime, "handler": kept.spec.handler}
-        if deployed.live is not None:
-            pids = deployed.live.pids
-            details |= {**asdict(deployed.live.counts), "instances": len(pids), "worker_pids": pids}
-        return Observation(
-            ownership=kept.ownership,
-            components=(self._component(deployed),),
-            ports=ports,
-            create_time=kept.create_time,
-            stopped_on_request=kept.stopped,
-            details=details,
-        )
-
-    def _component(self, deployed: Deployed) -> Component:
-        kept = deployed.kept
-        running = WorkloadState.DEGRADED if deployed.trouble else WorkloadState.RUNNING
-        return Component(
-            component_id=kept.component_id,
-            display_name=kept.spec.name,
-            image=kept.spec.runtime,
-            state=WorkloadState.STOPPED if kept.stopped else running,
-            reason="TriggerClosed" if deployed.trouble and not kept.stopped else "",
-            message="" if kept.stopped else deployed.trouble,
-            start_time=kept.start_time,
-        )
+    async def _write(self, kept: Kept) -> None:
+        await self._in_thread(lambda: self._store.write(kept))
 
     # Housekeeping
 
@@ -458,6 +306,29 @@ class WasmEngine(Engine):
 
 def _grace(seconds: float | None) -> float:
     return GRACE_SECONDS if seconds is None else seconds
+
+
+def _info() -> Info:
+    return Info(
+        engine=ENGINE_ID,
+        display_name="WebAssembly",
+        engine_version=version("beemesh"),
+        backend_version=_wasmtime_version(),
+        api_version="wasi:cli/0.2",
+        capabilities=frozenset(
+            {
+                Capability.LOGS,
+                Capability.LOGS_FOLLOW,
+                Capability.STATS,
+                Capability.STOP_START,
+                Capability.RESTART,
+                Capability.EXPORT,
+                Capability.INVOKE,
+            }
+        ),
+        formats=frozenset({Format.FUNCTION}),
+        kinds=("Function",),
+    )
 
 
 def _wasmtime_version() -> str:

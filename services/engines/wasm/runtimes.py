@@ -8,10 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from services.bound import bound
-from services.engines.wasm import toolchain
+from services.engines.wasm import keys
+from services.engines.wasm.toolchain import BUILD_SECONDS
 from services.errors import FailedPrecondition, Internal
 from services.telemetry import Log
 
@@ -28,17 +31,40 @@ Say = Callable[[str], None]
 log = Log(__name__)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Build:
+    """One build that is under way, and who hears of it."""
+
+    task: asyncio.Task[tuple[int, str]]
+    listeners: list[Say]
+
+
 class Runtimes:
-    """The cache, and what is being built into it. One build at a time; who wants the same waits for it."""
+    """The cache, and what is being built into it, one at a time; `async with` ends what is under way.
+
+    A build goes on when who asked for it leaves: the next one finds it further, or done.
+    """
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self._building = asyncio.Lock()
+        self._group = asyncio.TaskGroup()
+        self._turn = asyncio.Lock()
+        self._builds: dict[tuple[str, ...], _Build] = {}
+        """By the toolchain's arguments."""
         self._python: Path | None = None
         self.progress = ""
         """What is being built; empty: nothing."""
         self.failure = ""
         """Why the Python runtime could not be built the last time."""
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for build in self._builds.values():
+            build.task.cancel()
+        await self._group.__aexit__(None, None, None)
 
     @property
     def has_python(self) -> bool:
@@ -49,26 +75,21 @@ class Runtimes:
         """The compiled Python runtime, built when it is not there; raises Internal(RUNTIME_NOT_BUILT)."""
         if found := self._known_python():
             return found
-        async with self._building:
-            if found := self._known_python():
-                return found
-            code, built = await self._run((), say)
-            if code:
-                self.failure = built
-                raise Internal(f"the Python runtime cannot be built: {built}", reason="RUNTIME_NOT_BUILT")
-            self.failure = ""
-            self._python = Path(built)
+        code, built = await self._built((), say)
+        self.failure = built if code else ""
+        if code:
+            raise Internal(f"the Python runtime cannot be built: {built}", reason="RUNTIME_NOT_BUILT")
+        self._python = Path(built)
         return self._python
 
     async def user(self, source: Path, sha256: str, say: Say) -> Path:
         """The compiled form of the WebAssembly in `source`; raises FailedPrecondition(CODE_INVALID)."""
-        target = toolchain.user_artifact(self.cache, sha256)
+        target = keys.user_artifact(self.cache, sha256)
         if target.exists():
             with suppress(OSError):
                 target.touch()  # it is in use
             return target
-        async with self._building:
-            code, built = await self._run(("--source", str(source)), say)
+        code, built = await self._built(("--source", str(source)), say)
         if code:
             raise FailedPrecondition(f"spec.code.wasm: {built}", reason="CODE_INVALID", metadata={"sha256": sha256})
         return Path(built)
@@ -77,9 +98,9 @@ class Runtimes:
         """Delete compiled code that no function needs (by sha256) and none has for a while; the files' names."""
         if not self.cache.is_dir():
             return []
-        kept = {toolchain.user_artifact(self.cache, sha256) for sha256 in needed}
+        kept = {keys.user_artifact(self.cache, sha256) for sha256 in needed}
         with suppress(ImportError):
-            kept |= {toolchain.runner_artifact(self.cache), self.cache / f"python-{toolchain.runner_key()}.wasm"}
+            kept |= {keys.runner_artifact(self.cache), keys.runner_source(self.cache)}
         limit, gone = (time.time() if now is None else now) - PRUNE_SECONDS, []
         for path in sorted(self.cache.iterdir()):
             if path.suffix in (".cwasm", ".wasm", ".tmp") and path not in kept and path.stat().st_mtime < limit:
@@ -89,12 +110,32 @@ class Runtimes:
 
     def _known_python(self) -> Path | None:
         """Where it is; somebody may have deleted it."""
-        artifact = self._python or toolchain.runner_artifact(self.cache)
+        artifact = self._python or keys.runner_artifact(self.cache)
         self._python = artifact if artifact.exists() else None
         return self._python
 
-    async def _run(self, arguments: tuple[str, ...], say: Say) -> tuple[int, str]:
+    async def _built(self, arguments: tuple[str, ...], say: Say) -> tuple[int, str]:
         """The toolchain's exit code, and the artifact's path or why there is none."""
+        build = self._builds.get(arguments)
+        if build is None:
+            task = self._group.create_task(self._run(arguments))
+            build = self._builds[arguments] = _Build(task=task, listeners=[])
+        build.listeners.append(say)
+        if self.progress:
+            say(self.progress)
+        return await asyncio.shield(build.task)
+
+    async def _run(self, arguments: tuple[str, ...]) -> tuple[int, str]:
+        try:
+            async with self._turn:
+                return await self._toolchain(arguments)
+        except OSError as error:
+            return 1, str(error)
+        finally:
+            self.progress = ""
+            del self._builds[arguments]
+
+    async def _toolchain(self, arguments: tuple[str, ...]) -> tuple[int, str]:
         command = bound(sys.executable, "-P", "-m", MODULE, "--cache-dir", str(self.cache), *arguments)
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -106,17 +147,16 @@ class Runtimes:
         )
         said: deque[str] = deque(maxlen=20)
         try:
-            async with asyncio.timeout(toolchain.BUILD_SECONDS):
+            async with asyncio.timeout(BUILD_SECONDS):
                 assert process.stdout is not None  # noqa: S101 - it was asked for
                 async for raw in process.stdout:
                     said.append(raw.decode(errors="replace").rstrip()[:_LINE_MAX])
                     if not said[-1].startswith(_ARTIFACT):
-                        self._tell(said[-1], say)
+                        self._tell(said[-1], arguments)
                 code = await process.wait()
         except TimeoutError:
-            return 1, f"it took more than {toolchain.BUILD_SECONDS}s"
+            return 1, f"it took more than {BUILD_SECONDS}s"
         finally:
-            self.progress = ""
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
@@ -124,7 +164,8 @@ class Runtimes:
         last = said[-1] if said else f"the toolchain ended with {code} and said nothing"
         return (0, last.removeprefix(_ARTIFACT)) if not code and last.startswith(_ARTIFACT) else (code or 1, last)
 
-    def _tell(self, text: str, say: Say) -> None:
+    def _tell(self, text: str, arguments: tuple[str, ...]) -> None:
         self.progress = text
-        say(text)
         log.info("toolchain", said=text)
+        for say in self._builds[arguments].listeners:
+            say(text)

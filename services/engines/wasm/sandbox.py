@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +22,11 @@ _DEPTH = 900
 """Of an event's nesting, about: where this interpreter's own limit is."""
 _MEMORIES = 16
 _INSTANCES = 256
+_TABLES = 64
+_TABLE_ELEMENTS = 1_000_000
+_INTERFACES = tuple(f"wasi:{name}/" for name in ("cli", "clocks", "filesystem", "io", "random", "sockets"))
+"""What a component may import; of these, files and sockets are there and closed."""
+_MODULES = ("wasi_snapshot_preview1", "wasi_unstable")
 
 Output = Callable[[str, bytes], None]
 """Takes what the guest writes: `stdout` or `stderr`, and the bytes."""
@@ -130,6 +135,7 @@ class ModuleGuest:
         self._engine, self._order, self._output = engine, order, output
         with _telling():
             self._module = Module.deserialize_file(engine, order.artifact)
+        _check_imports(item.module for item in self._module.imports if item.module not in _MODULES)
         names = [export.name for export in self._module.exports]
         if order.handler not in names:
             raise _no_handler(order.handler, names)
@@ -158,6 +164,8 @@ class ComponentGuest:
         with _telling():
             self._component = components.Component.deserialize_file(engine, order.artifact)
             names = list(self._component.type.exports(engine))
+            imports = list(self._component.type.imports(engine))
+        _check_imports(name for name in imports if not name.startswith(_INTERFACES))
         runs = [name for name in names if name.startswith(RUN_INTERFACE)]
         if not runs or order.handler != "run":
             raise _no_handler(order.handler, ["run"] if runs else [], what="component")
@@ -213,9 +221,22 @@ class _Result:
         return bytes(self._data).strip() or b"null"
 
 
+def _check_imports(strange: Iterable[str]) -> None:
+    """Raise GuestProblem for what a function asks of its machine and does not get."""
+    if found := sorted(set(strange)):
+        message = f"it imports {', '.join(found[:10])}, which functions do not get: there is no network, and no host"
+        raise GuestProblem({"kind": "load", "message": message})
+
+
 def _store(engine: Engine, order: Order) -> Store:
     store = Store(engine)
-    store.set_limits(memory_size=order.memory_bytes, memories=_MEMORIES, instances=_INSTANCES)
+    store.set_limits(
+        memory_size=order.memory_bytes,
+        memories=_MEMORIES,
+        instances=_INSTANCES,
+        tables=_TABLES,
+        table_elements=_TABLE_ELEMENTS,
+    )
     return store
 
 

@@ -16,13 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-GUEST = Path(__file__).parent / "guest"
-
-PYTHON = (3, 14)
-"""What componentize-py bundles."""
+from services.engines.wasm.keys import GUEST, runner_artifact, runner_source, user_artifact
 
 BUILD_SECONDS = 600
 COMPILE_MEMORY = 4 << 30
@@ -35,27 +31,6 @@ _COMPONENT_LAYER = b"\x01\x00"
 
 class NotBuilt(Exception):
     """It could not be built; the text says why."""
-
-
-def runner_key() -> str:
-    """Names the Python runner: another builder or other sources make another."""
-    parts = [version("componentize-py").encode()]
-    parts += [path.read_bytes() for path in sorted(GUEST.iterdir()) if path.suffix in (".py", ".txt", ".wit")]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def runner_artifact(cache: Path) -> Path:
-    """Where the compiled Python runner is, once it is built."""
-    from services.engines.wasm.machine import compiled_key
-
-    return cache / f"python-{runner_key()}-{compiled_key()}.cwasm"
-
-
-def user_artifact(cache: Path, sha256: str) -> Path:
-    """Where a user's module or component is, once it is compiled."""
-    from services.engines.wasm.machine import compiled_key
-
-    return cache / f"user-{sha256[:32]}-{compiled_key()}.cwasm"
 
 
 def kind_of(wasm: bytes) -> str:
@@ -71,7 +46,7 @@ def build_runner(cache: Path, say: Callable[[str], None]) -> Path:
     with _alone(cache, say):
         if target.exists():
             return target
-        wasm = cache / f"python-{runner_key()}.wasm"
+        wasm = runner_source(cache)
         if not wasm.exists():
             say("building the Python runtime")
             _componentize(wasm)

@@ -1,0 +1,53 @@
+"""The names of what is built: other inputs have other names. Nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+GUEST = Path(__file__).parent / "guest"
+
+STACK_BYTES = 3 << 19
+"""Of a guest's native stack; wasmtime gives it 2 MiB in all. Python's recursion limit is reached before it is full."""
+OPTIMIZE = "speed"
+
+_SOURCES = (".py", ".txt", ".wit")
+
+
+def runner_key() -> str:
+    """Names the Python runner: another builder or other sources make another. Raises PackageNotFoundError."""
+    parts = [version("componentize-py").encode()]
+    parts += [path.read_bytes() for path in sorted(GUEST.iterdir()) if path.suffix in _SOURCES]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def compiled_key() -> str:
+    """Names all that compiled code depends on: wasmtime, its configuration, the processor."""
+    parts = (version("wasmtime"), platform.machine(), _processor(), f"stack={STACK_BYTES},opt={OPTIMIZE}")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def runner_artifact(cache: Path) -> Path:
+    """Where the compiled Python runner is, once it is built."""
+    return cache / f"python-{runner_key()}-{compiled_key()}.cwasm"
+
+
+def runner_source(cache: Path) -> Path:
+    """Where the Python runner is before it is compiled for this machine."""
+    return cache / f"python-{runner_key()}.wasm"
+
+
+def user_artifact(cache: Path, sha256: str) -> Path:
+    """Where a user's module or component is, once it is compiled."""
+    return cache / f"user-{sha256[:32]}-{compiled_key()}.cwasm"
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's features: compiled code uses what the machine that compiled it had."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
