@@ -164,6 +164,34 @@ async def test_a_reading_that_is_older_than_an_operation_changes_nothing(tmp_pat
         assert await states(b.keeper) == {}
 
 
+async def test_a_hinted_reading_gives_way_to_a_deploy(tmp_path: Path) -> None:
+    """While something is deployed, hints do not have the backend read beside it: the deploy tells its end itself."""
+
+    class Counting(FakeEngine):
+        readings = 0
+
+        async def observe(self) -> dict[str, object]:  # type: ignore[override]  # the same, seen loosely
+            self.readings += 1
+            return dict(self.objects)
+
+    engine = Counting()
+    async with bench(tmp_path, engine) as b:
+        engine.gate.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(b.keeper.deploy(ORDER))
+            await engine.created.wait()
+            before = engine.readings
+            for _ in range(50):
+                b.keeper.backend_changed()
+                await asyncio.sleep(0)
+            assert engine.readings == before
+            engine.gate.set()
+        assert await states(b.keeper) == {WORKLOAD: S.RUNNING}
+        async with asyncio.timeout(5):
+            while engine.readings == before:
+                await asyncio.sleep(0)
+
+
 async def test_lists_are_filtered_and_paged(tmp_path: Path) -> None:
     """By state, manifest and id, in the filter or in fields of their own."""
     async with bench(tmp_path) as b:
