@@ -17,7 +17,7 @@ from beemesh.provider.v1.provider_service_pb2_grpc import add_ProviderServiceSer
 from services import settings as sources
 from services import telemetry
 from services.data_dir import claimed
-from services.errors import FieldViolation, InvalidArgument
+from services.errors import BeemeshError, FieldViolation, InvalidArgument
 from services.provider import node_key
 from services.provider.announcer import Announcer
 from services.provider.catalogue import Catalogue
@@ -89,10 +89,18 @@ async def _serve(
                 await stop.wait()
                 catalogue.close()
             keeping.cancel()
-            await announcer.flush()
+            await _flushed(announcer)
         finally:
             dht.stop()
             journal.stop()
+
+
+async def _flushed(announcer: Announcer) -> None:
+    """What others said is told again; a disk that refuses it now does not make the end a failure."""
+    try:
+        await announcer.flush()
+    except BeemeshError as error:
+        log.warning("records_not_saved", error=repr(error))
 
 
 def _caps(settings: Settings) -> Caps:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.engine.v1 import mock_engine_service_pb2 as mock_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -15,6 +18,14 @@ from beemesh.registry.v1 import registry_service_pb2 as registry_pb
 from beemesh.type.v1 import types_pb2
 from google.protobuf.duration_pb2 import Duration
 
+from scripts import podman_state
+from scripts.client import Client
+from scripts.local_node import LocalNode as Processes
+from services.data_dir import faults
+from services.rpc.errors import from_rpc_error
+from tests.e2e.test_backup import apply as apply_to
+from tests.e2e.test_backup import delete, manifest
+from tests.e2e.test_two_nodes import containers, wait_for_podman
 from tests.harness.disk import SmallDisk, small_disk
 from tests.harness.errors import refusal
 from tests.harness.node import LocalNode, local_node
@@ -178,6 +189,48 @@ async def test_a_disk_that_becomes_read_only_is_told_and_waited_out() -> None:
         assert await running(node) == []
         disk.read_only(False)
         await until(lambda: is_active(node))
+
+
+def test_what_sqlite_calls_an_error_of_the_disk_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """Where SQLite says no more than "disk I/O error", the disk itself is asked: read-only, full, or neither."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    with small_disk(tmp_path / "disk") as disk:
+
+        def told() -> str:
+            return faults.of_database(error, disk.directory / "x.db", without="").reason
+
+        assert told() == "STORE_ERROR"
+        disk.fill()
+        assert told() == "DISK_FULL"
+        disk.read_only(True)
+        assert told() == "DATA_DIR_READ_ONLY"
+
+
+@pytest.mark.podman
+@pytest.mark.usefixtures("podman_image")
+def test_on_a_full_disk_podman_has_no_pod_that_no_record_knows(start_node: Callable[..., Processes]) -> None:
+    """On podman: refused before anything is made; with room again the same apply runs, and no restart was needed."""
+    running_node = start_node("podman")
+    running_node.stop()
+    records = running_node.data_dir / "engine-podman" / "workloads"
+    records.rmdir()
+    with small_disk(records) as disk:
+        running_node.start()
+        with Client(running_node.socket) as client:
+            wait_for_podman(client)
+            disk.fill()
+            with pytest.raises(grpc.RpcError) as caught:
+                apply_to(client, manifest("web", "podman"))
+            call: Any = caught.value  # the error of a synchronous call is the call, too
+            error = from_rpc_error(call)
+            assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+            assert containers(running_node.node_id()) == {}
+            assert podman_state.purge(running_node.node_id()) == []
+            disk.free()
+            apply_to(client, manifest("web", "podman"))
+            delete(client, "web")
+        running_node.stop()
 
 
 def test_the_small_disk_is_gone_after_a_test() -> None:
