@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from services.engines.engine import (
     Role,
     WorkloadState,
 )
-from services.errors import DataLoss, NotFound
+from services.errors import DataLoss, InvalidArgument, NotFound
 from services.identity import Ownership, hash_label
 
 LOG_LINES_MAX = 10_000
@@ -31,6 +32,7 @@ LOG_LINES_MAX = 10_000
 
 _FIRST_LINES = 10
 _BATCH = 500
+_CURSOR = re.compile(r"[0-9]{1,18}")
 _ALIVE = frozenset({WorkloadState.PENDING, WorkloadState.STARTING, WorkloadState.RUNNING, WorkloadState.STOPPING})
 
 
@@ -250,8 +252,9 @@ class MockBackend:
             await self._news(workload, seen)
             over = self._is_over(workload)
             fresh = [line for line in workload.lines if line.number > seen and wanted(line)]
+            dropped = workload.lines[0].number - seen - 1 if workload.lines else 0
             seen = workload.last_line
-            for batch in _batches(fresh):
+            for batch in _batches(fresh, dropped=max(0, dropped)):
                 yield batch
 
     async def _news(self, workload: MockWorkload, seen: int) -> None:
@@ -340,7 +343,7 @@ def _selector(workload: MockWorkload, query: LogQuery) -> Callable[[Line], bool]
 
 
 def _select(lines: Sequence[Line], wanted: Callable[[Line], bool], query: LogQuery) -> list[Line]:
-    after = int(query.resume_cursor) if query.resume_cursor.isdecimal() else 0
+    after = _after(query.resume_cursor)
     found = [line for line in lines if line.number > after and wanted(line)]
     if query.tail_lines is None:
         return found
@@ -353,7 +356,17 @@ def _select(lines: Sequence[Line], wanted: Callable[[Line], bool], query: LogQue
     return tail[::-1]
 
 
-def _batches(lines: Sequence[Line]) -> list[list[LogLine]]:
+def _after(cursor: str) -> int:
+    """The number of the line that a cursor stands for, 0 for none; raises InvalidArgument."""
+    if not cursor:
+        return 0
+    if not _CURSOR.fullmatch(cursor):
+        raise InvalidArgument("resume_cursor is not a cursor of this engine", reason="BAD_CURSOR")
+    return int(cursor)
+
+
+def _batches(lines: Sequence[Line], *, dropped: int = 0) -> list[list[LogLine]]:
+    """The lines in batches; `dropped`: so many before the first were not kept for a reader that was slow."""
     converted = [
         LogLine(
             component_id=line.component_id,
@@ -361,7 +374,8 @@ def _batches(lines: Sequence[Line]) -> list[list[LogLine]]:
             time=line.time,
             text=line.text,
             cursor=str(line.number),
+            dropped_lines=0 if number else dropped,
         )
-        for line in lines
+        for number, line in enumerate(lines)
     ]
     return [converted[start : start + _BATCH] for start in range(0, len(converted), _BATCH)]
