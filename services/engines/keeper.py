@@ -162,7 +162,7 @@ class Keeper:
             raise not_found(workload_id)
         if observation is None and record is not None and running is None and record.should_be_there:
             return await self._missing(workload_id)
-        fresh = self._operations.serial == serial
+        fresh = not self._operations.moved_since(serial, workload_id)
         return self._view.publish(workload_id, observation, busy=running is not None, into_feed=fresh)
 
     async def _missing(self, workload_id: str) -> Workload:

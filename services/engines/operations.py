@@ -13,6 +13,9 @@ from services.errors import Aborted, Unavailable
 
 T = TypeVar("T")
 
+_MOVED_MAX = 1024
+"""Workloads; more do not begin or end while one is being read."""
+
 
 class Verb(Enum):
     """What an operation does."""
@@ -52,7 +55,9 @@ class Operations:
     def __init__(self, *, drain_seconds: float) -> None:
         self._drain_seconds = drain_seconds
         self.serial = 0
-        """Counts beginnings and ends: as long as it stays the same, no operation changed anything."""
+        """Counts beginnings and ends."""
+        self._moved: dict[str, int] = {}
+        """By workload id: what `serial` was at its last beginning or end; those longest ago are forgotten."""
         self._running: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._group = asyncio.TaskGroup()
@@ -72,6 +77,10 @@ class Operations:
         """The operation under way on this workload."""
         return self._running.get(workload_id)
 
+    def moved_since(self, serial: int, workload_id: str) -> bool:
+        """Whether an operation on this workload began or ended since `serial` was what it was."""
+        return self._moved.get(workload_id, 0) > serial
+
     async def rest(self, timeout: float) -> None:
         """Return when those that are under way now have ended, or after so many seconds."""
         if self._tasks:
@@ -89,7 +98,7 @@ class Operations:
             workload_id=workload_id, manifest_id=manifest_id, verb=verb, digest=digest, outcome=outcome
         )
         self._running[workload_id] = operation
-        self.serial += 1
+        self._count(workload_id)
         # A context of its own: the deadline of the request that asked for it does not bound it.
         task = self._group.create_task(self._perform(operation, work), context=contextvars.Context())
         self._tasks.add(task)
@@ -108,7 +117,14 @@ class Operations:
             operation.outcome.set_result(result)
         finally:
             del self._running[operation.workload_id]
-            self.serial += 1
+            self._count(operation.workload_id)
+
+    def _count(self, workload_id: str) -> None:
+        self.serial += 1
+        self._moved.pop(workload_id, None)
+        self._moved[workload_id] = self.serial
+        if len(self._moved) > _MOVED_MAX:
+            del self._moved[next(iter(self._moved))]
 
 
 def _retrieve(outcome: asyncio.Future[Any]) -> None:

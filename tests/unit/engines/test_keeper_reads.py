@@ -12,7 +12,7 @@ import pytest
 
 from services.engines.admission import DeployOrder
 from services.engines.deployer import RemoveOrder
-from services.engines.engine import Component, LogQuery, WorkloadState
+from services.engines.engine import Component, LogQuery, Observation, WorkloadState
 from services.engines.inside import LogEnd
 from services.engines.keeper import Keeper
 from services.engines.listing import Listing
@@ -162,6 +162,30 @@ async def test_a_reading_that_is_older_than_an_operation_changes_nothing(tmp_pat
             await b.keeper.remove(RemoveOrder(workload_id=WORKLOAD))
             engine.go_on.set()
         assert await states(b.keeper) == {}
+
+
+async def test_what_get_has_seen_is_told_to_watchers_while_another_workload_is_deployed(tmp_path: Path) -> None:
+    """An operation on one workload does not keep back what was seen of another."""
+    async with bench(tmp_path) as b:
+        await b.keeper.deploy(ORDER)
+        fail(b.engine)
+        reading, go_on = asyncio.Event(), asyncio.Event()
+        observe_one = b.engine.observe_one
+
+        async def slow(workload_id: str) -> Observation | None:
+            reading.set()
+            await go_on.wait()
+            return await observe_one(workload_id)
+
+        b.engine.observe_one = slow  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(b.keeper.get(WORKLOAD))
+            await reading.wait()
+            deploying = group.create_task(b.keeper.deploy(OTHER))
+            await asyncio.sleep(0)
+            go_on.set()
+            await deploying
+        assert (await states(b.keeper))[WORKLOAD] is S.FAILED
 
 
 async def test_a_hinted_reading_gives_way_to_a_deploy(tmp_path: Path) -> None:
