@@ -7,7 +7,6 @@ reading again `since` then, and skipping so many, goes on exactly where it ended
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from calendar import timegm
@@ -156,7 +155,7 @@ def read_cursor(cursor: str) -> dict[str, Position]:
             raise ValueError("too long")
         plain = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
         return {str(name): _position(*map(int, numbers)) for name, numbers in plain.items()}
-    except (ValueError, TypeError, AttributeError, binascii.Error, UnicodeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
             "resume_cursor is not a cursor of this engine; use the one of a line that was received", reason="BAD_CURSOR"
         ) from error

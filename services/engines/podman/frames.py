@@ -8,7 +8,6 @@ as a file, the file and an offset say the same at once.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -111,7 +110,7 @@ def read_cursor(cursor: str) -> dict[str, Position]:
             raise ValueError("too long")
         plain = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
         return {str(name): _position(*map(int, numbers)) for name, numbers in plain.items()}
-    except (ValueError, TypeError, AttributeError, binascii.Error, UnicodeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidArgument(
             "resume_cursor is not a cursor of this engine; use the one of a line that was received", reason="BAD_CURSOR"
         ) from error

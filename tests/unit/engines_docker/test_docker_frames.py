@@ -106,7 +106,10 @@ def test_cursors_come_back(places: dict[str, tuple[int, int]]) -> None:
     assert known_position(back, "z" * 64) is None
 
 
-@pytest.mark.parametrize("cursor", ["x", "e30x", "WzFd", "eyJhIjpbLTEsMF19", "eyJhIjpbMV19", "a" * 9000])
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "e30x", "WzFd", "eyJhIjpbLTEsMF19", "eyJhIjpbMV19", "a" * 9000, "eyJhIjpbSW5maW5pdHksMF19", "W1tb" * 1000],
+)
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     """With BAD_CURSOR."""
     with pytest.raises(InvalidArgument) as caught:

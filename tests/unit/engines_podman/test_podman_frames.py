@@ -72,7 +72,9 @@ def test_cursors_say_again_what_was_written(positions: dict[str, Position]) -> N
     assert known_position(read, "z" * 64) is None
 
 
-@pytest.mark.parametrize("cursor", ["x", "é", "bm90IGpzb24=", "WzFd", "eyJhIjogMX0=", "A" * 9000])
+@pytest.mark.parametrize(
+    "cursor", ["x", "é", "bm90IGpzb24=", "WzFd", "eyJhIjogMX0=", "A" * 9000, "eyJhIjpbSW5maW5pdHksMF19", "W1tb" * 1000]
+)
 def test_a_strange_cursor_is_the_callers_mistake(cursor: str) -> None:
     """What is no cursor of ours is INVALID_ARGUMENT."""
     with pytest.raises(InvalidArgument) as caught:
