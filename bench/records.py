@@ -24,7 +24,7 @@ _EMPTY, _FULL = "empty", "full"
 
 def run(effort: Effort) -> Report:
     """Fill one node, then measure both in turns; at last start the full one again."""
-    kept, rounds, block = effort.of(10_000, 20), effort.of(9, 1), effort.of(40, 2)
+    kept, rounds, block = effort.of(10_000, 5), effort.of(9, 1), effort.of(40, 2)
     with machine.apart() as cores, node("mock", cores=cores) as empty, node("mock", cores=cores) as full:
         fill_seconds = uvloop.run(_fill(full, kept))
         nodes = {_EMPTY: empty, _FULL: full}

@@ -37,7 +37,7 @@ class Holdings:
 
 def run(effort: Effort) -> Report:
     """Rounds to warm up, then those that count."""
-    warm, rounds = effort.of(600, 5), effort.of(1000, 5)
+    warm, rounds = effort.of(1000, 5), effort.of(1000, 5)
     with node("mock") as local:
         uvloop.run(_rounds(local, warm))
         before = _holdings(local)

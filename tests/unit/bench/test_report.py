@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from bench.__main__ import BENCHES
 from bench.measure import interleaved, ratios
 from bench.report import percentile, put, spread, table
 from bench.rounds import Holdings, grown
+from scripts.local_node import REPOSITORY
 
 EMPTY = Holdings(rss={"a": 40_000_000}, descriptors={"a": 10}, rows={"a.events": 5}, files=3)
 
@@ -72,3 +76,9 @@ def test_each_thing_that_grows_is_named(after: Holdings, word: str) -> None:
     """Memory, descriptors, rows and files that grow are each named."""
     (told,) = grown(EMPTY, after)
     assert word in told
+
+
+def test_each_bench_has_its_place_in_the_document() -> None:
+    """The document has one place for each bench, and no place for a bench that is not there."""
+    document = (REPOSITORY / "docs" / "performance.md").read_text()
+    assert re.findall("<!-- bench:(.*) -->", document) == list(BENCHES)
