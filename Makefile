@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
-.PHONY: help setup engines tools demo image test bench bench-docs check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+.PHONY: help setup engines tools demo image test soak bench bench-docs check gen gen-check schemas fmt lint format-check types proto-lint imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ image: $(READY) engines ## the image that examples/ use, from this machine's bus
 
 test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)
+
+soak: $(READY) ## kill a node's services at random, 1,000 rounds of it, and compare (SEED=… ROUNDS=… SECONDS=…)
+	@$(PYTHON) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: $(READY) engines ## measure, in 8 minutes on a machine that does nothing else; prints the tables of docs/performance.md (BENCH=chain: one)
 	@$(PYTHON) -m bench $(BENCH)

@@ -125,10 +125,20 @@ class Life:
         """Its record; None when there is none."""
         return records(self.node).get(self.name)
 
+    def manifest(self) -> str:
+        """What its record wishes for."""
+        answer = self.node.call(self.node.orchestrator.ExportDeployment, pb.ExportDeploymentRequest(name=self.name))
+        content: str = answer.manifest.content
+        return content
+
     def image(self) -> str:
         """The image that its record wishes for."""
-        answer = self.node.call(self.node.orchestrator.ExportDeployment, pb.ExportDeploymentRequest(name=self.name))
-        return image_of(answer.manifest.content)
+        return image_of(self.manifest())
+
+    def revisions(self) -> list[pb.DeploymentRevision]:
+        """Its contents, newest first."""
+        request = pb.ListDeploymentRevisionsRequest(name=self.name, page_size=100)
+        return list(self.node.call(self.node.orchestrator.ListDeploymentRevisions, request).revisions)
 
     @property
     def generation(self) -> int:

@@ -150,9 +150,13 @@ class CrashNode:
         """It goes on from this point, or, started again, does not stop there; armed for another one it stays so."""
         self._points[service].release(point)
 
+    def stands_at(self, service: str, point: str) -> bool:
+        """Whether it has reached the point and waits there."""
+        return self._points[service].stands_at(point)
+
     def await_stop(self, service: str, point: str) -> None:
         """Wait until it stands there."""
-        self.until(lambda: self._points[service].stands_at(point), lambda: f"{service} is not at {point!r}")
+        self.until(lambda: self.stands_at(service, point), lambda: f"{service} is not at {point!r}")
 
     def until(self, holds: Callable[[], bool], what: Callable[[], str], *, seconds: float = SOON) -> None:
         """Wait until it holds; the failure says what does not, and shows the end of the log."""

@@ -123,6 +123,11 @@ def _left_over(node: CrashNode, by_name: Mapping[str, list[Copy]]) -> Iterator[s
         )
 
 
+def replicas_of(manifest: str) -> int:
+    """The number of replicas that our manifests ask for."""
+    return int(manifest.partition("replicas: ")[2].partition("\n")[0])
+
+
 def image_of(manifest: str) -> str:
     """The image that our manifests name."""
     return manifest.partition("image: ")[2].partition("}")[0].strip()
