@@ -37,7 +37,8 @@ class OrchestratorServiceStub(object):
     INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
     (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
     UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
-    clients retry the unary ones on UNAVAILABLE; all others are not.
+    clients retry the unary ones on UNAVAILABLE; all others are not. What has to be recorded may end with
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, or DATA_LOSS (DATABASE_GONE, DATABASE_CORRUPT).
 
     A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
     operation names the deployment, its state and its generation in its metadata.
@@ -188,7 +189,8 @@ class OrchestratorServiceServicer(object):
     INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
     (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
     UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
-    clients retry the unary ones on UNAVAILABLE; all others are not.
+    clients retry the unary ones on UNAVAILABLE; all others are not. What has to be recorded may end with
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, or DATA_LOSS (DATABASE_GONE, DATABASE_CORRUPT).
 
     A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
     operation names the deployment, its state and its generation in its metadata.
@@ -572,7 +574,8 @@ class OrchestratorService(object):
     INVALID_ARGUMENT (REQUEST_UNDECODABLE, or a wrong field, named in google.rpc.BadRequest), UNAUTHENTICATED
     (TOKEN_REQUIRED, TOKEN_WRONG), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (a message over 16 MiB), UNIMPLEMENTED
     UNSUPPORTED_VERB (not in this release) and INTERNAL. Methods whose idempotency_level is set are safe to repeat, and
-    clients retry the unary ones on UNAVAILABLE; all others are not.
+    clients retry the unary ones on UNAVAILABLE; all others are not. What has to be recorded may end with
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, or DATA_LOSS (DATABASE_GONE, DATABASE_CORRUPT).
 
     A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
     operation names the deployment, its state and its generation in its metadata.

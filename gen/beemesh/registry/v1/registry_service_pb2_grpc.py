@@ -173,8 +173,9 @@ class RegistryServiceServicer(object):
 
     def SetDefaultEngine(self, request, context):
         """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
-        CHOICES_NOT_SAVED: nothing was changed.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+        RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE CHOICES_NOT_SAVED: nothing was
+        changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +183,8 @@ class RegistryServiceServicer(object):
 
     def CordonEngine(self, request, context):
         """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
+        NOT_FOUND ENGINE_NOT_FOUND. RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE
+        CHOICES_NOT_SAVED: nothing was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

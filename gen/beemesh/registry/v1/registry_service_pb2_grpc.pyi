@@ -64,12 +64,14 @@ class RegistryServiceStub:
     """GetDefaultEngine returns the default engine; none is an empty answer. Safe to repeat."""
     SetDefaultEngine: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetDefaultEngineRequest, _registry_service_pb2.SetDefaultEngineResponse]
     """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-    NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
-    CHOICES_NOT_SAVED: nothing was changed.
+    NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE CHOICES_NOT_SAVED: nothing was
+    changed.
     """
     CordonEngine: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CordonEngineRequest, _registry_service_pb2.CordonEngineResponse]
     """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-    NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
+    NOT_FOUND ENGINE_NOT_FOUND. RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE
+    CHOICES_NOT_SAVED: nothing was changed.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -170,8 +172,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.SetDefaultEngineRequest, _abc.Awaitable[_registry_service_pb2.SetDefaultEngineResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.SetDefaultEngineResponse]:
         """SetDefaultEngine sets or clears the default engine; it is kept over a restart. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it. UNAVAILABLE
-        CHOICES_NOT_SAVED: nothing was changed.
+        NOT_FOUND ENGINE_NOT_FOUND. FAILED_PRECONDITION MOCK_NOT_DEFAULT: mock runs only what names it.
+        RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE CHOICES_NOT_SAVED: nothing was
+        changed.
         """
 
     @_abc_1.abstractmethod
@@ -181,7 +184,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_service_pb2.CordonEngineRequest, _abc.Awaitable[_registry_service_pb2.CordonEngineResponse]],
     ) -> _abc.Awaitable[_registry_service_pb2.CordonEngineResponse]:
         """CordonEngine stops or resumes new deployments on an engine; what runs there runs on. Safe to repeat.
-        NOT_FOUND ENGINE_NOT_FOUND. UNAVAILABLE CHOICES_NOT_SAVED: nothing was changed.
+        NOT_FOUND ENGINE_NOT_FOUND. RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, UNAVAILABLE
+        CHOICES_NOT_SAVED: nothing was changed.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _aio.Server) -> None: ...
