@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from services.errors import Aborted, OutOfRange
@@ -77,7 +79,8 @@ async def test_a_token_of_a_database_that_is_gone_is_out_of_range(start: Start) 
         await applied(core)
         known = core.history.of(ID)[-1].sequence
         with pytest.raises(OutOfRange):
-            await anext(core.history.watch(ID, token=str(known + 1_000_000)))
+            async with asyncio.timeout(5):
+                await anext(core.history.watch(ID, token=str(known + 1_000_000)))
 
 
 async def test_events_after_a_restore_have_higher_numbers_than_any_before(start: Start) -> None:
