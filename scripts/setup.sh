@@ -112,6 +112,15 @@ fetch_registry() {
   fi
 }
 
+# What the tests' clients in Node.js need, as locked.
+install_clients() {
+  local clients=tests/clients/node
+  [ "$clients/node_modules/.package-lock.json" -nt "$clients/package-lock.json" ] && return
+  have node && have npm || { say "left out: the clients in Node.js (node or npm is not here)"; return; }
+  say "installing what the clients in Node.js need"
+  quietly npm ci --prefix "$clients" --ignore-scripts --no-audit --no-fund || say "left out: the clients in Node.js"
+}
+
 setup_tools() {
   local lacking=() go
   have jq || lacking+=(jq)
@@ -119,6 +128,7 @@ setup_tools() {
     if can_install; then install_packages "${lacking[@]}"; else say "left out: ${lacking[*]}"; fi
   fi
   have docker-registry || [ -x .build/bin/docker-registry ] || fetch_registry
+  install_clients
   have grpcurl || [ -x .build/bin/grpcurl ] && return
   go=$(command -v go || { [ -x /usr/local/go/bin/go ] && echo /usr/local/go/bin/go; } || true)
   if [ -z "$go" ]; then
