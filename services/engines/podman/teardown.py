@@ -5,7 +5,7 @@ containers one by one holds nothing. A mere TERM would not do: podman restarts a
 
 Removing a pod takes 30 ms, or stalls for more than 3 s: when a container has exited, its conmon starts a `podman
 container cleanup`, which waits for the lock that the removal holds, while the removal waits for conmon's cgroup to be
-empty. So the conmons are waited for first.
+empty. So the conmons are waited for first; see `conmons`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from services.engines.background import background
 from services.engines.podman.api import Podman
+from services.engines.podman.conmons import Conmon, conmon, gone
 from services.engines.podman.hooks import Hooks, kept
 from services.engines.podman.http import Refusal
 from services.engines.podman.labels import LABEL_GRACE
@@ -34,8 +34,6 @@ _AFTER_HOOK_SECONDS = 2
 """What a container has after a preStop hook that took all the time, as in Kubernetes."""
 _KILL_SECONDS = 5.0
 """How long a killed container may take to be gone before removal is tried all the same."""
-_CONMON_SECONDS = 3.0
-_CONMON_POLL_SECONDS = 0.02
 _STOPPABLE = frozenset({"running", "paused"})
 _UNSETTLED = _STOPPABLE | {"stopping", "stopped", "removing"}
 """`stopped` is not yet cleaned up after; what is exited, created or configured is no obstacle."""
@@ -79,7 +77,7 @@ class Teardown:
             if grace > 0 and not force:
                 await self._stop(grace)
             await self._kill()
-            await _gone(conmons)
+            await gone(conmons)
             await asyncio.gather(*(self._remove(pod["Id"]) for pod in pods))
             strays = [container["Id"] for container in containers if not container.get("Pod")]
             await asyncio.gather(*(self._objects.remove_container(stray) for stray in strays))
@@ -156,11 +154,11 @@ class Teardown:
             await asyncio.gather(*(self._kill_pod(pod["Id"]) for pod in obstacles))
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _conmons(self, pods: Sequence[Listed]) -> list[int]:
-        """The processes that hold the pods' containers, infra containers included."""
+    async def _conmons(self, pods: Sequence[Listed]) -> list[Conmon]:
+        """Of the pods' containers, infra containers included."""
         ids = [container["Id"] for pod in pods for container in pod.get("Containers") or []]
-        found = await asyncio.gather(*(self._conmon(container) for container in ids))
-        return [pid for pid in found if pid]
+        pids = await asyncio.gather(*(self._conmon(container) for container in ids))
+        return [conmon(container, pid) for container, pid in zip(ids, pids, strict=True) if pid]
 
     async def _conmon(self, container: str) -> int:
         try:
@@ -187,23 +185,6 @@ class Teardown:
         except Refusal as refusal:
             if refusal.status != 404:
                 raise
-
-
-async def _gone(conmons: Sequence[int]) -> None:
-    """Wait until these processes have ended; not for what another pid namespace hides."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _CONMON_SECONDS
-    while any(_is_conmon(pid) for pid in conmons) and loop.time() < end:  # noqa: ASYNC110 - a process tells nobody
-        await asyncio.sleep(_CONMON_POLL_SECONDS)
-
-
-def _is_conmon(pid: int) -> bool:
-    """Whether a conmon that is more than a zombie has this pid."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return "(conmon)" in status and ") Z " not in status
 
 
 def _grace(pod: Listed) -> float:
