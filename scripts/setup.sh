@@ -72,6 +72,8 @@ setup_engines() {
   have podman || lacking+=(podman)
   have iptables || lacking+=(iptables)
   have crun || have runc || lacking+=(crun runc)
+  have newuidmap || lacking+=(uidmap) # this and the next: podman without root's rights
+  have slirp4netns || lacking+=(slirp4netns)
   have catatonit || first_of /usr/{,local/}lib{,exec}/podman/catatonit || lacking+=(catatonit)
   if have podman && [ -e /etc/cni/net.d/87-podman-bridge.conflist ] && ! first_of /usr/lib/podman/netavark; then
     : # an older podman, with CNI networks

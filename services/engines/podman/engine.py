@@ -25,6 +25,7 @@ from services.engines.engine import (
     place,
 )
 from services.engines.podman import classify, hooks, logs, shelf, supervision, version
+from services.engines.podman.ability import lacking
 from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.create import Creator
@@ -146,7 +147,7 @@ class PodmanEngine(Verbs):
             engine_version=metadata.version("beemesh"),
             backend_version=self._probe.version,
             api_version=self._probe.api_version,
-            capabilities=VERBS | _CAPABILITIES,
+            capabilities=(VERBS | _CAPABILITIES) - (frozenset() if self._probe.ability.stats else {Capability.STATS}),
             formats=frozenset({Format.KUBERNETES}),
             kinds=KINDS,
         )
@@ -156,8 +157,8 @@ class PodmanEngine(Verbs):
         return await self._probe.run()
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
-        """Everything outside the fields that are honoured."""
-        return check(manifest, config, self._policy)
+        """Everything outside the fields that are honoured, by podman and by this user's rights."""
+        return [*check(manifest, config, self._policy), *lacking(manifest, config, self._probe.ability)]
 
     # Create
 

@@ -6,10 +6,12 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from services.engines.engine import Health, HealthState
 from services.engines.podman import version
+from services.engines.podman.ability import Ability, ability_of, rootless
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.classify import shorten
 from services.engines.podman.http import Refusal, UnixHttp
@@ -32,8 +34,17 @@ _HINTS = (
     ("iptables", "install iptables"),
     ("cgroups in hybrid mode", 'crun cannot run on hybrid cgroups: install runc and set runtime = "runc"'),
     ("RLIMIT_", "podman may not raise limits here: set default_ulimits in containers.conf (deploy/containers.conf)"),
+    ("/dev/net/tun", "slirp4netns needs /dev/net/tun open to this user: chmod 666 /dev/net/tun, as udev has it"),
+    ("rootless netns", "XDG_RUNTIME_DIR must be a directory of this user's own below /run, such as /run/user/UID"),
+    ("newuidmap", "install uidmap, and give this user ranges in /etc/subuid and /etc/subgid"),
+    ("slirp4netns", "install slirp4netns"),
     ("unable to find network", "the setting podman_network names a network that podman does not have"),
 )
+
+
+CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
+_LOWEST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+_USUAL_LOWEST_PORT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +103,16 @@ class Probe:
         self._last_info: dict[str, Any] | None = None
         self._slow_answers = 0
         """How many probes in a row got no answer to /info in time, though one to a ping."""
+        self._ability: Ability | None = None
         self.version = ""
         self.api_version = ""
+
+    @property
+    def ability(self) -> Ability:
+        """What podman can do, as it says itself; before it was asked, no more than its user's rights promise."""
+        if self._ability is None:
+            return Ability() if self._service.is_roots else rootless(CGROUP_V2.exists(), (), lowest_port=lowest_port())
+        return self._ability
 
     async def run(self) -> Health:
         """One probe; never raises for a sick backend."""
@@ -108,7 +127,8 @@ class Probe:
             if sick.health.reason != "CANARY_FAILED":
                 self._canary = None  # what comes back may not be what went
             return sick.health
-        return Health(state=HealthState.HEALTHY, attributes=self._attributes(info))
+        cannot = f"rootless podman cannot {self.ability.cannot}" if self.ability.rootless else ""
+        return Health(state=HealthState.HEALTHY, message=cannot, attributes=self._attributes(info))
 
     async def _reach(self, http: UnixHttp) -> None:
         """The socket is there and takes connections."""
@@ -156,6 +176,7 @@ class Probe:
             oldest = ".".join(map(str, version.OLDEST))
             raise _Sick("BACKEND_TOO_OLD", f"podman {self.version} is too old; {oldest} or newer is needed")
         self._last_info, self._slow_answers = info, 0
+        self._ability = ability_of(info, lowest_port=lowest_port())
         return info
 
     async def _check_canary(self, http: UnixHttp) -> None:
@@ -213,11 +234,20 @@ class Probe:
             "runtime": runtime.get("name", ""),
             "cgroup": host.get("cgroupVersion", ""),
             "rootless": str(bool(host.get("security", {}).get("rootless"))).lower(),
+            "cannot": self.ability.cannot,
             "network_backend": host.get("networkBackend", ""),
             "socket": str(self._service.socket),
             "service_pid": str(self._service.pid or ""),
         }
         return {name: value for name, value in facts.items() if value}
+
+
+def lowest_port() -> int:
+    """The machine's lowest port for users that are not root."""
+    try:
+        return int(_LOWEST_PORT.read_text())
+    except (OSError, ValueError):
+        return _USUAL_LOWEST_PORT
 
 
 def _explain(errors: Sequence[str]) -> str:

@@ -78,6 +78,16 @@ class PodmanService:
         return self._keeper is not None
 
     @property
+    def is_roots(self) -> bool:
+        """Whether the service is root's, as far as its socket tells; one of our own is ours."""
+        if self.is_own:
+            return os.geteuid() == 0
+        try:
+            return self.socket.stat().st_uid == 0
+        except OSError:
+            return os.geteuid() == 0
+
+    @property
     def data_dir(self) -> Path:
         """Where the engine keeps what must survive a restart."""
         return self._settings.data_dir
