@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import chain, choice, idle, machine, podman, pods, records, rounds
+from bench import chain, choice, idle, machine, podman, pods, records, rounds, wasm
 from bench.report import Effort, Report, put
 
 BENCHES: Mapping[str, Callable[[Effort], Report]] = {
@@ -19,6 +19,7 @@ BENCHES: Mapping[str, Callable[[Effort], Report]] = {
     "rounds": rounds.run,
     "idle": idle.run,
     "choice": choice.run,
+    "wasm": wasm.run,
 }
 
 

@@ -36,6 +36,8 @@ class Invoker:
 
     def __init__(self, channel: Callable[[str], grpc.aio.Channel]) -> None:
         self._channel = channel
+        self._stubs: dict[str, tuple[grpc.aio.Channel, function_grpc.FunctionServiceStub]] = {}
+        """By engine, with the channel that each is of: making one takes longer than a call."""
 
     async def invoke(
         self, engine_id: str, workload_id: str, request: pb.InvokeDeploymentRequest
@@ -49,11 +51,18 @@ class Invoker:
                 asked.event_json = request.event_json
         if request.HasField("timeout"):
             asked.timeout.CopyFrom(request.timeout)
-        stub = function_grpc.FunctionServiceStub(self._channel(engine_id))
+        function_stub = self._stub(engine_id)
         try:
             with translated():
-                return await stub.InvokeFunction(asked, timeout=budget(_SECONDS))
+                return await function_stub.InvokeFunction(asked, timeout=budget(_SECONDS))
         except Unavailable as error:
             if error.reason == "RPC_UNAVAILABLE":
                 raise unreachable(engine_id) from error
             raise
+
+    def _stub(self, engine_id: str) -> function_grpc.FunctionServiceStub:
+        channel = self._channel(engine_id)
+        known = self._stubs.get(engine_id)
+        if known is None or known[0] is not channel:  # an engine that registered anew has another
+            known = self._stubs[engine_id] = (channel, function_grpc.FunctionServiceStub(channel))
+        return known[1]

@@ -90,7 +90,8 @@ class PythonGuest:
         told = {"handler": order.handler, "name": order.name, "env": order.env, "memory_bytes": order.memory_bytes}
         with _telling():
             component = components.Component.deserialize_file(engine, order.artifact)
-            self._instance = linker.instantiate(self._store, component)
+            instance = linker.instantiate(self._store, component)
+            self._exports = {name: instance.get_func(self._store, name) for name in ("load", "invoke")}
             self._call("load", json.dumps(told))
 
     def invoke(self, event: bytes, call: Mapping[str, Any]) -> bytes:
@@ -104,7 +105,7 @@ class PythonGuest:
             return self._call("invoke", text, json.dumps(call)).encode()
 
     def _call(self, name: str, *arguments: str) -> str:
-        function = self._instance.get_func(self._store, name)
+        function = self._exports[name]
         if function is None:
             raise GuestProblem({"kind": "trap", "message": f"the runner has no {name}"}, is_broken=True)
         answer = function(self._store, *arguments)
