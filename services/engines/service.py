@@ -56,7 +56,7 @@ async def run_engine(settings: EngineSettings, program: Program, stop: asyncio.E
         servicer = EngineServicer()
         server = Server(addresses=[settings.listen])
         (program.add_services or add_engine_service)(server, servicer)
-        identity = NodeIdentity(configured=settings.node_id, provider=settings.provider, cache=data_dir / "node_id")
+        identity = NodeIdentity(configured=settings.node_id, provider=settings.provider, directory=data_dir)
         async with server:
             await server.set_health("readiness", False)
             await server.set_health("backend", False)

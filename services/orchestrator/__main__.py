@@ -19,8 +19,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from services import settings as sources
 from services import telemetry
-from services.data_dir import claimed, faults
-from services.data_dir.files import write_atomically
+from services.data_dir import claimed
+from services.data_dir.node_id import remember, remembered
 from services.errors import FailedPrecondition
 from services.identity import check_node_id
 from services.manifests import digest
@@ -68,7 +68,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 async def _serve(settings: Settings, reader: Reader, stop: asyncio.Event) -> None:
     server = _server(settings)  # a refused address or token file ends it here, before anything is opened
     providers = GrpcProviders(settings.provider, applied_records=settings.applied_records)
-    node_id = await _node_id(settings.data_dir / "node_id", providers)
+    node_id = await _node_id(settings.data_dir, providers)
     async with Store(settings.data_dir / "orchestrator.db") as store, asyncio.TaskGroup() as tasks:
         engines = GrpcEngines(registry=settings.registry, timeouts=Timeouts())
         room = machine.measure(cpu=settings.cpu, memory=settings.memory)
@@ -156,16 +156,12 @@ def _server(settings: Settings) -> Server:
     return Server(addresses=addresses, token=token.load(settings.token_file), tls=tls)
 
 
-async def _node_id(cache: Path, providers: GrpcProviders) -> str:
+async def _node_id(directory: Path, providers: GrpcProviders) -> str:
     """This node's id: the provider's word, or what it said the last time while it is down."""
-    known = await asyncio.to_thread(lambda: cache.read_text().strip() if cache.exists() else "")
-    if known:
-        return check_node_id(known)
+    if known := await asyncio.to_thread(remembered, directory):
+        return known
     node_id = check_node_id(await providers.node_id())
-    try:
-        await asyncio.to_thread(write_atomically, cache, f"{node_id}\n".encode())
-    except OSError as error:
-        raise faults.at_start(error, cache) from error
+    await asyncio.to_thread(remember, directory, node_id)
     return node_id
 
 
