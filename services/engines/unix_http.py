@@ -297,21 +297,19 @@ def _with_query(target: str, query: Mapping[str, str] | None) -> str:
 
 @contextmanager
 def _reaching(service: Service) -> Iterator[None]:
-    """Turns a connection that fails, and an answer that is no HTTP, into Unavailable."""
+    """Turns a connection that fails, and an answer that is no HTTP, into Unavailable.
+
+    Errors reach the public port: where on this machine the service is, the engine's health says to who may ask it.
+    """
     try:
         yield
     except (OSError, EOFError, h11.RemoteProtocolError) as error:
         raise Unavailable(
-            f"{service.name}'s service at {service.path} cannot be reached: {str(error)[:_MAX_CAUSE]}",
+            f"{service.name}'s service cannot be reached: {str(error)[:_MAX_CAUSE]}",
             reason="BACKEND_UNREACHABLE",
-            metadata={"socket": str(service.path)},
             retry_after=1.0,
         ) from error
 
 
 def _too_late(what: str, timeout: float, service: Service) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"{service.name} did not answer {what} within {timeout:g} s",
-        reason="BACKEND_TIMEOUT",
-        metadata={"socket": str(service.path)},
-    )
+    return DeadlineExceeded(f"{service.name} did not answer {what} within {timeout:g} s", reason="BACKEND_TIMEOUT")

@@ -57,11 +57,7 @@ class Sdk:
             async with asyncio.timeout(seconds + 1.0):  # the SDK's timeout is for each read; a queue counts too
                 return await asked
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"docker did not answer within {seconds:g} s",
-                reason="BACKEND_TIMEOUT",
-                metadata={"socket": str(self._socket)},
-            ) from error
+            raise DeadlineExceeded(f"docker did not answer within {seconds:g} s", reason="BACKEND_TIMEOUT") from error
 
     def _in_thread(self, question: Callable[[APIClient], T], seconds: float) -> T:
         from docker.errors import APIError, DockerException
@@ -78,9 +74,8 @@ class Sdk:
             if isinstance(error, Timeout):
                 raise TimeoutError from error
             raise Unavailable(
-                f"docker's service at {self._socket} cannot be reached: {str(_cause(error))[:_MAX_CAUSE]}",
+                f"docker's service cannot be reached: {str(_cause(error))[:_MAX_CAUSE]}",
                 reason="BACKEND_UNREACHABLE",
-                metadata={"socket": str(self._socket)},
                 retry_after=1.0,
             ) from error
 

@@ -166,9 +166,8 @@ class Images:
                 raise Internal(f"podman refused to tell of an image: {said}", reason="BACKEND_ERROR") from error
             why = error.__cause__ or type(error).__name__
             raise Unavailable(
-                f"podman's service at {self._podman.socket} cannot be reached: {why}",
+                f"podman's service cannot be reached: {why}",
                 reason="BACKEND_UNREACHABLE",
-                metadata={"socket": str(self._podman.socket)},
                 retry_after=1.0,
             ) from error
 
