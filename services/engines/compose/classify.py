@@ -24,7 +24,7 @@ _MAX_TEXT = 1000
 _RETRY_SECONDS = 5.0
 _RETRY_REGISTRY_SECONDS = 30.0
 _ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-_FIELD = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]+|\[\d+\])*)")
+_FIELD = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]+|\[[\w-]+\])*)")
 _STEP = re.compile(r"[\w-]+")
 _SERVICE = re.compile(r'\bservice "([\w.-]+)"')
 _PORT = re.compile(r"(?:Bind for |listen (?:tcp|udp)\w* )([0-9.]*):(\d+)")
@@ -64,6 +64,12 @@ _RULES: Sequence[_Rule] = (
         FailedPrecondition,
         "HOST_IP_NOT_FOUND",
         "the address of a port must be one of this machine",
+    ),
+    _rule(
+        r"invalid reference format|from daemon: invalid ",
+        InvalidArgument,
+        "MANIFEST_INVALID",
+        "correct the file",
     ),
     _rule(
         r"no space left on device|disk quota exceeded",
@@ -112,7 +118,7 @@ _RULES: Sequence[_Rule] = (
     ),
     _rule(
         r"executable file not found|permission denied|no such file or directory|exec format error|is a directory"
-        r"|not a directory|OCI runtime create failed|no such container user|unable to find (user|group)",
+        r"|not a directory|OCI runtime create failed|no such container user|unable to find (user|group|entry)",
         FailedPrecondition,
         "START_FAILED",
         "command, entrypoint, user and working_dir must fit the image",

@@ -28,6 +28,7 @@ from services.engines.compose.policy import (
 )
 from services.engines.engine import Issue, Severity
 from services.manifests import Document, Path, violation
+from services.manifests.lookup import mapping_at, mappings_in
 
 UNSUPPORTED_FIELD = "UNSUPPORTED_FIELD"
 FORBIDDEN_FIELD = "FORBIDDEN_FIELD"
@@ -40,6 +41,7 @@ _EMPTY: tuple[object, ...] = (None, "", [], {})
 _SAFE_OPTIONS = frozenset({"no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"})
 _PATH_STARTS = ("/", ".", "~", "\\")
 _VARIABLE = "$"
+_OWNER = ("uid", "gid", "mode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,19 @@ class Finding:
 
 def check(body: Mapping[str, Any], allowed: NodePolicy, variables: Collection[str]) -> list[Finding]:
     """Every field of a Compose file that is not simply honoured; `variables` are those that the request gives."""
-    return list(_Checker(allowed, variables).below((), body, policy.PROJECT))
+    return [*_Checker(allowed, variables).below((), body, policy.PROJECT), *_owners_of_files(body)]
+
+
+def _owners_of_files(body: Mapping[str, Any]) -> Iterator[Finding]:
+    """A secret or config that is a file of the machine is mounted as it is: Compose drops what is said of its owner."""
+    for name in mapping_at(body, ("services",)):
+        for kind in ("secrets", "configs"):
+            for path, item in mappings_in(body, ("services", name, kind)):
+                is_file = "file" in mapping_at(body, (kind, str(item.get("source"))))
+                for field in _OWNER if is_file else ():
+                    if item.get(field) is not None:
+                        message = f"{field} cannot be kept: a file of the machine is mounted with its own"
+                        yield Finding((*path, field), message, UNSUPPORTED_FIELD)
 
 
 class _Checker:

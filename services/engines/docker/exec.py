@@ -164,12 +164,16 @@ class Killing:
             log.warning("command_left_behind", container=self._container[:12], session=self._session[:12], why=error)
 
     async def _leader(self) -> int:
-        """The command's process; one that was just asked for may yet begin."""
+        """The command's process; one that was just asked for may yet begin.
+
+        Docker says that it runs, and passes on what it writes, a moment before it knows its pid.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + _BEGIN_SECONDS
         while True:
             found = await self._docker.inspect_exec(self._session)
-            if found["Running"] or found["ExitCode"] is not None or loop.time() > end:
+            has_ended = not found["Running"] and found["ExitCode"] is not None
+            if has_ended or (found["Running"] and found["Pid"]) or loop.time() > end:
                 return int(found["Pid"]) if found["Running"] else 0
             await asyncio.sleep(_POLL_SECONDS)
 

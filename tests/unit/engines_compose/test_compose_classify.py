@@ -7,7 +7,7 @@ import json
 import pytest
 
 from services.engines.compose.classify import Said, bad_file, failure, full_reference
-from services.errors import BeemeshError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from services.errors import BeemeshError, FailedPrecondition, Internal, InvalidArgument, ResourceExhausted, Unavailable
 from services.manifests import parse
 
 DAEMON = "Error response from daemon: "
@@ -57,6 +57,16 @@ CASES: dict[str, tuple[str, type[BeemeshError], str]] = {
         DAEMON + "Minimum memory limit allowed is 6MB",
         ResourceExhausted,
         "MEMORY_LIMIT_TOO_LOW",
+    ),
+    "a value that docker does not take": (
+        DAEMON + "invalid restart policy 'sometimes'",
+        InvalidArgument,
+        "MANIFEST_INVALID",
+    ),
+    "an image that is none": (
+        "unable to get image 'Bad Name': no such image: Bad Name: invalid reference format",
+        InvalidArgument,
+        "MANIFEST_INVALID",
     ),
     "no disk": (DAEMON + "write /x: no space left on device", ResourceExhausted, "DISK_FULL"),
     "anything else": (DAEMON + "something new", Internal, "BACKEND_ERROR"),
@@ -113,6 +123,8 @@ def test_a_file_that_compose_refuses_is_told_with_its_line() -> None:
     assert (found.field_path, found.line) == ("services.web.ports[0]", 5)
     by_name = bad_file('service "web" depends on undefined service "db": invalid compose project', document)
     assert (by_name.violations[0].field_path, by_name.violations[0].line) == ("services.web", 3)
+    by_steps = bad_file("'services[web].image' invalid", document)
+    assert (by_steps.violations[0].field_path, by_steps.violations[0].line) == ("services.web.image", 3)
     assert bad_file("nothing known", document).violations[0].line == 0
 
 

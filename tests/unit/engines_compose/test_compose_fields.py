@@ -143,6 +143,14 @@ def test_files_may_be_read_below_one_directory(tmp_path: Path) -> None:
         assert [reason for _, reason, _ in found(f"{SERVICE}    env_file: [{name}]\n", policy)] == reasons
 
 
+def test_the_owner_of_a_mounted_file_cannot_be_changed(tmp_path: Path) -> None:
+    """Of one that Compose writes itself it can."""
+    more = "    secrets: [{source: s, mode: 0400}, {source: t, mode: 0400, uid: '7'}]\n"
+    more += f"secrets:\n  s: {{file: {tmp_path}/x}}\n  t: {{environment: T}}\n"
+    expected = [("services.web.secrets[0].mode", "UNSUPPORTED_FIELD", 4)]
+    assert found(SERVICE + more, NodePolicy(file_root=tmp_path), ("T",)) == expected
+
+
 def test_what_compose_can_keep_is_not_mentioned() -> None:
     """An ordinary file."""
     text = """\
