@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 
-from bench import processes
+from bench import cgroups, processes
 from bench.nodes import CALL_SECONDS, Applier, each, node
 from bench.report import Effort, Report, percentile, spread, table, verdict
 from scripts.client import Client
 from scripts.local_node import LocalNode
 from scripts.make_test_image import import_image
+from services.identity import LABEL_NODE_ID
 
 LIST_GOAL_MS = 100.0
 CPU_GOAL_PERCENT = 10.0
@@ -51,7 +54,7 @@ class Cost:
     podman: float
     """podman's service, and what it has started and waited for."""
     conmon: float
-    """The monitors of the containers, those that live on."""
+    """The containers' monitors, and what they start: runc, for each command that a probe runs."""
 
     @property
     def percent(self) -> float:
@@ -140,7 +143,7 @@ def _note(found: Finding) -> str:
     """What one exec costs, and what as many of them as there are pods would."""
     execs = found.commands / 10
     ours = max(0.0, found.executed.percent - found.bare.percent) * 10 / execs
-    theirs = max(0.0, found.executed.podman - found.bare.podman) * 1000 / execs
+    theirs = max(0.0, found.executed.podman + found.executed.conmon - found.bare.podman) * 1000 / execs
     many = found.pods / 10
     return (
         f"{found.pods} Pods, applied in {found.apply_seconds:.0f} s; CPU over {found.seconds} s. An exec probe costs "
@@ -198,7 +201,7 @@ def _cost(local: LocalNode, seconds: float) -> Cost:
     services = local.services() | {"node": local.pid}
     engine = services["services.engines.podman"]
     podman = processes.children(engine)
-    conmon = processes.named("conmon", local.node_id())
+    conmon = _monitors(local.node_id())
     began, before = time.monotonic(), _used(services, podman, conmon)
     time.sleep(seconds)
     took, after = time.monotonic() - began, _used(services, podman, conmon)
@@ -209,11 +212,19 @@ def _cost(local: LocalNode, seconds: float) -> Cost:
     )
 
 
+def _monitors(node_id: str) -> list[Path]:
+    """The control groups of this node's conmons."""
+    command = ["podman", "ps", "--quiet", "--no-trunc", "--filter", f"label={LABEL_NODE_ID}={node_id}"]
+    ids = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+    pids = [pid for name in ids for pid in processes.named("conmon", name)[:1]]
+    return [file for pid in pids if (file := cgroups.account(pid)) is not None]
+
+
 def _used(
-    services: Mapping[str, int], podman: Sequence[int], conmon: Sequence[int]
+    services: Mapping[str, int], podman: Sequence[int], conmon: Sequence[Path]
 ) -> tuple[Mapping[str, float], float, float]:
     return (
         processes.cpu_by(services),
         sum(processes.cpu(pid, with_ended=True) for pid in podman),
-        sum(map(processes.cpu, conmon)),
+        sum(map(cgroups.seconds, conmon)),
     )

@@ -58,15 +58,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def named(program: str, text: str) -> list[int]:
-    """Processes of this program with `text` in their command line."""
+def named(program: str, word: str) -> list[int]:
+    """Processes of this program with this word in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it has just ended
             continue
-        if Path(words[0]).name == program and any(text in word for word in words[1:]):
+        if Path(words[0]).name == program and word in words:
             found.append(int(path.parent.name))
     return found
 
