@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ _ARTIFACT = "artifact "
 _LINE_MAX = 2000
 
 Say = Callable[[str], None]
+Run = Callable[[Path, tuple[str, ...], Say], Awaitable[tuple[int, str]]]
 
 log = Log(__name__)
 
@@ -45,8 +46,9 @@ class Runtimes:
     A build goes on when who asked for it leaves: the next one finds it further, or done.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, run: Run | None = None) -> None:
         self.cache = cache
+        self._run_toolchain = run or run_toolchain
         self._group = asyncio.TaskGroup()
         self._turn = asyncio.Lock()
         self._builds: dict[tuple[str, ...], _Build] = {}
@@ -128,44 +130,46 @@ class Runtimes:
     async def _run(self, arguments: tuple[str, ...]) -> tuple[int, str]:
         try:
             async with self._turn:
-                return await self._toolchain(arguments)
+                return await self._run_toolchain(self.cache, arguments, lambda text: self._tell(text, arguments))
         except OSError as error:
             return 1, str(error)
         finally:
             self.progress = ""
             del self._builds[arguments]
 
-    async def _toolchain(self, arguments: tuple[str, ...]) -> tuple[int, str]:
-        command = bound(sys.executable, "-P", "-m", MODULE, "--cache-dir", str(self.cache), *arguments)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={},
-            start_new_session=True,
-        )
-        said: deque[str] = deque(maxlen=20)
-        try:
-            async with asyncio.timeout(BUILD_SECONDS):
-                assert process.stdout is not None  # noqa: S101 - it was asked for
-                async for raw in process.stdout:
-                    said.append(raw.decode(errors="replace").rstrip()[:_LINE_MAX])
-                    if not said[-1].startswith(_ARTIFACT):
-                        self._tell(said[-1], arguments)
-                code = await process.wait()
-        except TimeoutError:
-            return 1, f"it took more than {BUILD_SECONDS}s"
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        last = said[-1] if said else f"the toolchain ended with {code} and said nothing"
-        return (0, last.removeprefix(_ARTIFACT)) if not code and last.startswith(_ARTIFACT) else (code or 1, last)
-
     def _tell(self, text: str, arguments: tuple[str, ...]) -> None:
         self.progress = text
         log.info("toolchain", said=text)
         for say in self._builds[arguments].listeners:
             say(text)
+
+
+async def run_toolchain(cache: Path, arguments: tuple[str, ...], say: Say) -> tuple[int, str]:
+    """A build: its exit code, and the artifact's path or why there is none; raises OSError."""
+    command = bound(sys.executable, "-P", "-m", MODULE, "--cache-dir", str(cache), *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={},
+        start_new_session=True,
+    )
+    said: deque[str] = deque(maxlen=20)
+    try:
+        async with asyncio.timeout(BUILD_SECONDS):
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            async for raw in process.stdout:
+                said.append(raw.decode(errors="replace").rstrip()[:_LINE_MAX])
+                if not said[-1].startswith(_ARTIFACT):
+                    say(said[-1])
+            code = await process.wait()
+    except TimeoutError:
+        return 1, f"it took more than {BUILD_SECONDS}s"
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    last = said[-1] if said else f"the toolchain ended with {code} and said nothing"
+    return (0, last.removeprefix(_ARTIFACT)) if not code and last.startswith(_ARTIFACT) else (code or 1, last)

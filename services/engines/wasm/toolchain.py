@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.bound import bound
 from services.engines.wasm.keys import GUEST, runner_artifact, runner_source, user_artifact
 
 BUILD_SECONDS = 600
@@ -71,9 +72,9 @@ def compile_user(cache: Path, source: Path, say: Callable[[str], None]) -> Path:
 
 def _componentize(target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    command = [sys.executable, "-c", "from componentize_py import script; script()", "-q"]
-    command += ["-d", str(GUEST / "world.wit"), "-w", "runner"]
-    command += ["componentize", "runner", "-p", str(GUEST), "-o", str(temporary)]
+    arguments = ["-q", "-d", str(GUEST / "world.wit"), "-w", "runner"]
+    arguments += ["componentize", "runner", "-p", str(GUEST), "-o", str(temporary)]
+    command = bound(sys.executable, "-c", "from componentize_py import script; script()", *arguments)
     try:
         done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS, check=False, env={})
         if done.returncode:
