@@ -1,7 +1,7 @@
 """Asks docker through its SDK, in a few threads of the engine's own: every question that has one answer.
 
 What stays open, or may take minutes and must be left when its caller leaves, goes through `services.engines.unix_http`
-instead; docs/adr/0017-docker-compose.md says why there are both.
+instead; docs/adr/0018-docker-compose.md says why there are both.
 """
 
 from __future__ import annotations
