@@ -201,9 +201,10 @@ class View:
         return replace(workload, conditions=conditions)
 
     def items(self) -> list[Workload]:
-        """All of them, with the time when the backend was last read."""
+        """All of them, with the time when the backend was last read, by the clock of now: it may have been set back."""
+        now = self._clock()
         return [
-            replace(item, observe_time=max(item.observe_time or 0.0, self.observed_at or 0.0) or None)
+            replace(item, observe_time=min(max(item.observe_time or 0.0, self.observed_at or 0.0), now) or None)
             for item in self.feed.items().values()
         ]
 

@@ -28,14 +28,19 @@ HEADER = "backup.json"
 _HEADER_MAX = 64 << 20
 _CHUNK = 1 << 20
 
-_RECORD = r"engine-[a-z0-9-]+/workloads/[a-z0-9][a-z0-9.-]*\.json"
-_KEPT = re.compile(
-    r"registry/choices\.json|provider/node\.key|provider/provider\.db|orchestrator/node_id|orchestrator/orchestrator\.db"
-    rf"|engine-[a-z0-9-]+/node_id|{_RECORD}"
-)
-"""All that a backup holds: what a node knows. What workloads own (volumes, images, disks) is their backends'."""
-_ORDER = ("provider/", "registry/", "orchestrator/", "")
-"""Engines last: a record of theirs that the orchestrator does not know is an orphan, the other way round it is lost."""
+_RECORD = re.compile(r"engine-[a-z0-9-]+/workloads/[a-z0-9][a-z0-9.-]*\.json")
+_KEPT: Mapping[str, re.Pattern[str]] = {
+    "provider/*": re.compile(r"provider/(node\.key|provider\.db)"),
+    "registry/*": re.compile(r"registry/choices\.json"),
+    "orchestrator/*": re.compile(r"orchestrator/(node_id|orchestrator\.db)"),
+    "engine-*/node_id": re.compile(r"engine-[a-z0-9-]+/node_id"),
+    "engine-*/workloads/*.json": _RECORD,
+}
+"""All that a backup holds: what a node knows. What workloads own (volumes, images, disks) is their backends'.
+
+Where to look, and what of it to take, in the order of reading. Engines come last: a record of theirs that the
+orchestrator does not know is an orphan, the other way round it is lost.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +79,17 @@ class Header:
 
 def kept_files(data_dir: Path) -> list[str]:
     """The paths below `data_dir` that a backup holds, in the order in which they are to be read."""
-    found = [str(path.relative_to(data_dir)) for path in data_dir.glob("*/**/*") if path.is_file()]
-    kept = sorted(path for path in found if _KEPT.fullmatch(path))
-    return [path for place in _ORDER for path in kept if _place(path) == place]
+    return [
+        path
+        for places, pattern in _KEPT.items()
+        for path in sorted(str(found.relative_to(data_dir)) for found in data_dir.glob(places) if found.is_file())
+        if pattern.fullmatch(path)
+    ]
 
 
 def is_record(path: str) -> bool:
     """Whether it is an engine's record of one workload."""
-    return re.fullmatch(_RECORD, path) is not None
+    return _RECORD.fullmatch(path) is not None
 
 
 def digest_of(path: Path) -> str:
@@ -120,7 +128,7 @@ def _header(archive: Path, tar: tarfile.TarFile) -> Header:
     _check_format(archive, msgspec.json.decode(text, type=_Stamp))
     header = msgspec.json.decode(text, type=Header)
     for entry in header.files:
-        if not _KEPT.fullmatch(entry.path):
+        if not any(pattern.fullmatch(entry.path) for pattern in _KEPT.values()):
             raise ValueError(f"{entry.path[:200]!r} is no file of a node")
     return header
 
@@ -189,7 +197,3 @@ def _damaged(archive: Path, why: str) -> DataLoss:
         reason="BACKUP_DAMAGED",
         metadata={"path": str(archive)},
     )
-
-
-def _place(path: str) -> str:
-    return next(place for place in _ORDER if path.startswith(place))
