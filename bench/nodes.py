@@ -20,6 +20,9 @@ from scripts.local_node import LocalNode
 
 CALL_SECONDS = 120.0
 
+IMAGE = "localhost/beemesh-bench:1"
+"""Busybox under a name of its own, which nobody else removes meanwhile."""
+
 DEPLOYMENT = """\
 apiVersion: apps/v1
 kind: Deployment

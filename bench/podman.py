@@ -13,11 +13,11 @@ from beemesh.type.v1.types_pb2 import Manifest
 from google.protobuf.duration_pb2 import Duration
 
 from bench.measure import interleaved, ratios, table, timed
-from bench.nodes import node
+from bench.nodes import IMAGE, node
 from bench.report import Effort, Report, verdict
 from scripts.client import Client
 from scripts.local_node import REPOSITORY
-from scripts.make_test_image import REFERENCE, import_image
+from scripts.make_test_image import import_image
 
 POD = f"""\
 apiVersion: v1
@@ -28,7 +28,7 @@ spec:
   terminationGracePeriodSeconds: 10
   containers:
   - name: main
-    image: {REFERENCE}
+    image: {IMAGE}
     imagePullPolicy: Never
     command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while true; do sleep 1 & wait $!; done"]
 """
@@ -87,7 +87,7 @@ def _podman(*arguments: str) -> None:
 def run(effort: Effort) -> Report:
     """Play and apply in turns, each with its removal."""
     rounds = effort.of(9, 1)
-    import_image()
+    import_image(IMAGE)
     with (
         node("podman") as local,
         Client(local.socket) as client,

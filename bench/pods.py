@@ -13,7 +13,7 @@ from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 
 from bench import cgroups, processes
-from bench.nodes import CALL_SECONDS, Applier, each, node
+from bench.nodes import CALL_SECONDS, IMAGE, Applier, each, node
 from bench.report import Effort, Report, percentile, spread, table, verdict
 from scripts.client import Client
 from scripts.local_node import LocalNode
@@ -30,16 +30,16 @@ _SOCKETS = """\
 _COMMANDS = """\
       livenessProbe: {exec: {command: ["true"]}, periodSeconds: 10}
 """
-_POD = """\
+_POD = f"""\
 apiVersion: v1
 kind: Pod
 metadata:
-  name: {name}
+  name: {{name}}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
     - name: web
-      image: localhost/beemesh-busybox:1
+      image: {IMAGE}
       imagePullPolicy: Never
       command: ["/bin/sh", "-c", "trap 'exit 0' TERM; echo ok > /tmp/index.html; httpd -f -p 8080 -h /tmp & wait $!"]
 """
@@ -85,7 +85,7 @@ class Finding:
 def run(effort: Effort) -> Report:
     """Pods whose probes are connections, then some whose probes are commands."""
     pods, commands, seconds = effort.of(110, 2), effort.of(20, 1), effort.of(30, 2)
-    import_image()
+    import_image(IMAGE)
     with node("podman") as local:
         apply_seconds = _apply(local, "net", pods, _POD + _SOCKETS)
         lists, workloads = _lists(local, effort.of(200, 5))
