@@ -30,8 +30,8 @@ _POLL_SECONDS = 0.02
 _POLL_MAX = 0.5
 _EXIT_SECONDS = 5.0
 """How long a command whose output has ended may take to end; the stream of one that merely closes it stays open."""
-_KILL_SECONDS = 5.0
-_BEGIN_SECONDS = 1.0
+_KILL_SECONDS = 10.0
+_BEGIN_SECONDS = 5.0
 """How long a command that was asked for, and left before it began, is waited for."""
 
 _NOT_STARTED = re.compile(

@@ -188,9 +188,13 @@ class Logs:
                 if await self._is_over(container):
                     return
             except Refusal as refusal:
-                if refusal.status == 404:  # it was removed meanwhile
-                    return
-                raise
+                if refusal.status != 404:
+                    raise
+                if file is not None:  # it was removed meanwhile; what it wrote last may not have been read yet
+                    async with closed_after(self._written(container, file)) as last:
+                        async for line in last:
+                            yield line
+                return
 
     async def _run(self, container: str, file: LogFile) -> AsyncIterator[Line]:
         """What one run of the container writes: to the end of its monitor, who writes it."""
