@@ -14,6 +14,7 @@ from beemesh.type.v1 import types_pb2
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from tests.corpus import PARSE, Case, load
+from tests.harness.calls import watched
 from tests.harness.node import LocalNode, local_node
 from tests.harness.processes import short_directory
 
@@ -34,8 +35,8 @@ NONE, CREATE = types_pb2.CHANGE_ACTION_NONE, types_pb2.CHANGE_ACTION_CREATE
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def node() -> AsyncIterator[LocalNode]:
-    """One node for all of them."""
-    with short_directory() as directory:
+    """One node for all of them; every call that its services make has a deadline."""
+    with watched(), short_directory() as directory:
         async with local_node(directory) as running:
             yield running
 

@@ -22,6 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 from services.errors import BeemeshError
 from services.rpc.client import connect
 from services.rpc.errors import from_rpc_error
+from tests.harness.calls import watched
 from tests.harness.node import LocalNode, local_node
 from tests.harness.processes import short_directory
 
@@ -41,8 +42,8 @@ SOON = Duration(seconds=5)
 
 @pytest.fixture
 async def node() -> AsyncIterator[LocalNode]:
-    """A node with the mock engine, and a public port."""
-    with short_directory() as directory:
+    """A node with the mock engine, and a public port; whatever its services call, they call with a deadline."""
+    with watched(), short_directory() as directory:
         async with local_node(directory, public="127.0.0.1:0") as running:
             yield running
 

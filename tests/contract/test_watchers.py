@@ -34,7 +34,7 @@ OF_ALL, OF_ONE = 5, 995
 ROUNDS = 11
 """Each changes every deployment two or three times: 3,300 changes or so, more than the feed keeps (2,048)."""
 GROWTH_MAX = 16
-"""MiB of 87. Measured: 5, which is the feed's log filling up. Had each watcher's messages been kept, or a follower's lines,
+"""MiB of 87. Measured: 5, which is the feed's log filling up; were each watcher's messages kept, or a follower's lines,
 it would be 30 and more."""
 LINES, BATCHES = 500, 40
 FOLLOWERS = 10
