@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from beemesh.engine.v1.workload_pb2 import DeploymentConfig
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.type.v1.types_pb2 import ChangeAction, IssueSeverity, Manifest, ManifestIssue
 
@@ -38,6 +39,7 @@ class Apply:
     deployment_id: str
     engine: str
     fallback: str
+    config: DeploymentConfig
     wait: float
     """Seconds to wait until each runs; 0: only until it is accepted."""
     dry_run: bool
@@ -75,6 +77,7 @@ def _request(source: Source, how: Apply) -> pb2.ApplyManifestRequest:
     return pb2.ApplyManifestRequest(
         deployment_id=how.deployment_id,
         manifest=Manifest(content=source.text),
+        config=how.config,
         engine_id=how.engine,
         fallback_policy=FALLBACKS[how.fallback],
         validate_only=how.dry_run,

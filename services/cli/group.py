@@ -49,6 +49,17 @@ fallback_option = click.option(
     default=None,
     help="Which other engines may be used when the chosen one fails.",
 )
+env_option = click.option(
+    "-e",
+    "--env",
+    "env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="For every container, and for ${NAME} in a Compose file; without a value: the one it has here.",
+)
+option_option = click.option(
+    "--option", "engine_options", multiple=True, metavar="NAME=VALUE", help="An option of the engine."
+)
 component_option = click.option(
     "-c",
     "--component",

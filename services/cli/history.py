@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+from beemesh.engine.v1.workload_pb2 import DeploymentConfig
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from beemesh.type.v1.types_pb2 import ChangeAction, Manifest, PlannedChange
 
@@ -21,12 +22,20 @@ _PAGES_MAX = 100
 
 
 async def plan(
-    session: Session, source: Source, *, deployment_id: str, engine: str, fallback: str, output: str
+    session: Session,
+    source: Source,
+    *,
+    deployment_id: str,
+    engine: str,
+    fallback: str,
+    config: DeploymentConfig,
+    output: str,
 ) -> None:
     """Print what an apply of this would change."""
     request = pb2.PlanManifestRequest(
         deployment_id=deployment_id,
         manifest=Manifest(content=source.text),
+        config=config,
         engine_id=engine,
         fallback_policy=FALLBACKS[fallback],
     )

@@ -144,7 +144,8 @@ class _Checker:
             yield from self.below((*path, step), item, rule.text if isinstance(item, str) else rule.rule)
 
     def _said(self, path: Path, rule: Ignored | Refused | Forbidden | Guarded, detail: str = "") -> Iterator[Finding]:
-        message = f"{path[-1]}{detail} {rule.why}"
+        noun = next((step for step in reversed(path) if isinstance(step, str)), "")
+        message = f"{noun}{detail} {rule.why}"
         match rule:
             case Ignored():
                 yield Finding(path, f"{message} and is ignored", IGNORED_FIELD, Severity.WARNING)

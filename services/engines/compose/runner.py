@@ -91,16 +91,18 @@ class Runner:
 
     async def pull(self, project: Project, tell: Tell) -> None:
         """Have the images, as each service's pull policy says."""
-        await self._run(project, ("pull",), tell, self._times.pull, what=f"the images of {project.name} cannot be had")
+        await self._run(
+            project, ("pull",), tell, self._times.pull, what=f"the images of project {project.name} cannot be had"
+        )
 
     async def up(self, project: Project, tell: Tell) -> None:
         """Make what is missing, make anew what has changed, remove what is no longer in the project, start it all."""
         arguments = ("up", "-d", "--no-build", "--remove-orphans")
-        await self._run(project, arguments, tell, self._times.up, what=f"{project.name} cannot be started")
+        await self._run(project, arguments, tell, self._times.up, what=f"project {project.name} cannot be started")
 
     async def start(self, name: str) -> None:
         """Start the containers that are there, those first that others depend on; known by Compose's own labels."""
-        await self._labelled(name, ("start",), self._times.start, what=f"{name} cannot be started again")
+        await self._labelled(name, ("start",), self._times.start, what=f"project {name} cannot be started again")
 
     async def stop(self, name: str, grace_seconds: float | None, *, within: float) -> None:
         """Stop them, those last that others depend on; `grace_seconds` None: each as its service said.
@@ -108,7 +110,7 @@ class Runner:
         `within`: what their grace periods come to at most, in seconds.
         """
         timeout = () if grace_seconds is None else ("-t", str(math.ceil(grace_seconds)))
-        await self._labelled(name, ("stop", *timeout), _STOP_SECONDS + within, what=f"{name} cannot be stopped")
+        await self._labelled(name, ("stop", *timeout), _STOP_SECONDS + within, what=f"project {name} cannot be stopped")
 
     async def _run(self, project: Project, arguments: Sequence[str], tell: Tell, seconds: float, *, what: str) -> None:
         text = json.dumps(project.model).encode()
