@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from services.data_dir import LOCK, NODE_LOCK, claimed, database, faults
@@ -84,7 +85,7 @@ def _restored(source: Path, data_dir: Path, stamp: str) -> Restored:
         (data_dir / _MARK).touch(mode=0o600)
         sync_directory(data_dir)
         kept = set(_records_that_stay(data_dir, header.node_id))
-        aside = data_dir / f"replaced-{stamp}"
+        aside = _unused(data_dir / f"replaced-{stamp}")
         for path in _replaced(data_dir, kept):
             _move(data_dir / path, aside / path)
         for entry in header.files:
@@ -133,6 +134,12 @@ def _replaced(data_dir: Path, kept: set[str]) -> Iterator[str]:
             yield path
     for path in VERSIONS:
         yield from (str(side.relative_to(data_dir)) for side in database.beside(data_dir / path) if side.exists())
+
+
+def _unused(path: Path) -> Path:
+    """The name itself, or with a number, so that nothing that was set aside before is replaced."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(name for name in chain([path], numbered) if not name.exists())
 
 
 def _move(source: Path, target: Path) -> None:

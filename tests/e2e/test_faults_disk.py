@@ -22,6 +22,8 @@ from scripts import podman_state
 from scripts.client import Client
 from scripts.local_node import LocalNode as Processes
 from services.data_dir import faults
+from services.errors import ResourceExhausted
+from services.node.restore import restore
 from services.rpc.errors import from_rpc_error
 from tests.e2e.test_backup import apply as apply_to
 from tests.e2e.test_backup import delete, manifest
@@ -30,6 +32,7 @@ from tests.harness.disk import SmallDisk, small_disk
 from tests.harness.errors import refusal
 from tests.harness.node import LocalNode, local_node
 from tests.harness.processes import short_directory
+from tests.unit.node.test_node_backup import make_node, saved
 
 POD = """\
 apiVersion: v1
@@ -189,6 +192,21 @@ async def test_a_disk_that_becomes_read_only_is_told_and_waited_out() -> None:
         assert await running(node) == []
         disk.read_only(False)
         await until(lambda: is_active(node))
+
+
+def test_a_restore_that_finds_no_room_changes_nothing(tmp_path: Path) -> None:
+    """On a full disk a restore ends with DISK_FULL and leaves no trace, and with room it can be repeated."""
+    make_node(tmp_path / "data")
+    archive = saved(tmp_path / "data")
+    with small_disk(tmp_path / "disk") as disk:
+        disk.fill()
+        with pytest.raises(ResourceExhausted) as caught:
+            restore(archive, disk.directory, force=True, stamp="now")
+        assert caught.value.reason == "DISK_FULL"
+        assert {path.name for path in disk.directory.iterdir()} == {"ballast", "node.lock"}
+        disk.free()
+        restore(archive, disk.directory, force=False, stamp="now")
+        assert (disk.directory / "provider" / "node.key").exists()
 
 
 def test_what_sqlite_calls_an_error_of_the_disk_is_told_as_what_it_is(tmp_path: Path) -> None:

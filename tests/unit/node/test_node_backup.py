@@ -7,9 +7,11 @@ import json
 import os
 import sqlite3
 import tarfile
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,38 @@ def test_a_backup_is_of_one_moment_while_the_node_writes(data: Path, tmp_path: P
     assert wishes(tmp_path / "new") == {"web", "committed"}
 
 
+def test_a_backup_never_holds_half_a_transaction(data: Path, tmp_path: Path) -> None:
+    """While two rows are written together again and again, every backup has both of them or none."""
+    path, stop = data / "orchestrator" / "orchestrator.db", threading.Event()
+
+    def write() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            for number in count():
+                if stop.is_set():
+                    return
+                writer.execute("BEGIN IMMEDIATE")
+                writer.execute("INSERT INTO announcements VALUES (?, 1, 1)", (f"n{number}",))
+                writer.execute("INSERT INTO events VALUES (?, 'web', zeroblob(5000))", (number + 1,))
+                writer.execute("COMMIT")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        archives = [saved(data, f"{number}.tgz") for number in range(5)]
+    finally:
+        stop.set()
+        thread.join()
+    found = []
+    for archive in archives:
+        restored(archive, tmp_path / "new", force=True)
+        with closing(sqlite3.connect(tmp_path / "new" / "orchestrator" / "orchestrator.db")) as connection:
+            (wanted,) = connection.execute("SELECT count(*) FROM announcements WHERE deployment_id != 'web'").fetchone()
+            (told,) = connection.execute("SELECT count(*) FROM events").fetchone()
+        assert wanted == told
+        found.append(wanted)
+    assert found[-1] > found[0], "it was written to meanwhile"
+
+
 def test_a_backup_is_closed_to_others_and_leaves_nothing_beside_it(data: Path) -> None:
     """It holds the private key: its mode is 0600, whatever the umask, and what it was made from is gone."""
     before = os.umask(0)
@@ -203,6 +237,25 @@ def test_force_sets_aside_what_it_replaces(data: Path) -> None:
     )
     assert (data / "engine-mock/backend/x.json").exists(), "a backend's own is not touched"
     assert not (data / "orchestrator/orchestrator.db-wal").exists()
+
+
+def test_a_damaged_database_gives_way_to_the_backup(data: Path) -> None:
+    """What a start refuses is set aside as it is, and the restored one is whole."""
+    archive = saved(data)
+    (data / "orchestrator" / "orchestrator.db").write_bytes(b"")
+    restored(archive, data, force=True)
+    assert wishes(data) == {"web"}
+    assert (data / "replaced-now" / "orchestrator" / "orchestrator.db").read_bytes() == b""
+
+
+def test_what_was_set_aside_is_not_replaced_by_what_is_set_aside_next(data: Path) -> None:
+    """Two restores at the same time of day keep two states."""
+    archive = saved(data)
+    for content in ("one", "two"):
+        note(data, "registry/choices.json", content)
+        restored(archive, data, force=True)
+    found = {(data / name / "registry/choices.json").read_text() for name in ("replaced-now", "replaced-now-2")}
+    assert found == {"one", "two"}
 
 
 def test_what_an_engine_noted_of_what_runs_stays(data: Path) -> None:
