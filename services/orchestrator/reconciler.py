@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from services.errors import BeemeshError
 from services.identity import hash_label
@@ -14,7 +14,7 @@ from services.orchestrator.flow import Outcome
 from services.orchestrator.history import History
 from services.orchestrator.model import Deployment, Observed, State, Step
 from services.orchestrator.ports import Engines
-from services.orchestrator.steps import broken, outcome_of
+from services.orchestrator.steps import UNKNOWN, broken, outcome_of
 from services.telemetry import Log
 
 ANNOTATION_DRIFT = "beemesh.io/drift-policy"
@@ -37,7 +37,7 @@ class Reconciler:
         self._history = history
         self._clock = clock
         self._repairs: dict[str, tuple[float, ...]] = {}
-        self._restarts: dict[str, dict[str, int]] = {}
+        self._restarts: dict[str, Mapping[str, int]] = {}
         """By workload: how often each component was restarted when it was last looked at."""
         self._book = book
         self._engines = engines
@@ -66,13 +66,14 @@ class Reconciler:
                     await self._look(record)
 
     async def _look(self, record: Deployment) -> None:
-        at_rest = record.step is Step.REST and record.state is not State.STOPPED
-        if not at_rest or record.engine_id not in record.touched:
+        if record.engine_id not in record.touched:
             return
         seen = self._engines.observed(record.engine_id, record.workload_id)
+        await self._tell_restarts(record, seen)
+        if record.step is not Step.REST or record.state is State.STOPPED:
+            return
         if seen is not None and hash_label(seen.digest) != record.deployed:
             return  # an earlier revision runs on, because this one was refused: it does not speak for this record
-        await self._tell_restarts(record, seen)
         outcome = await self._outcome(record, seen)
         if outcome is None:
             return
@@ -107,13 +108,15 @@ class Reconciler:
 
     async def _tell_restarts(self, record: Deployment, seen: Observed | None) -> None:
         """An engine that starts again what ended repairs by itself: it is told, as far as this process has seen it."""
-        known = self._restarts.get(record.workload_id)
-        self._restarts[record.workload_id] = now = dict(seen.restarts) if seen is not None else {}
+        if seen is None or seen.state == UNKNOWN:
+            return
+        known = self._restarts.pop(record.workload_id, None)
+        self._restarts[record.workload_id] = seen.restarts
         if len(self._restarts) > _RESTARTS_KEPT:
             self._restarts.pop(next(iter(self._restarts)))
-        if known is None:
+        if known is None or record.step is not Step.REST:
             return
-        for place, count in now.items():
+        for place, count in seen.restarts.items():
             if count > known.get(place, 0):
                 with contextlib.suppress(BeemeshError):  # a full disk: the history has a gap
                     how = f" with {seen.endings[place]}" if seen is not None and place in seen.endings else ""

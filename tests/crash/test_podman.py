@@ -82,6 +82,22 @@ def life(podman_node: LocalNode) -> Iterator[PodmanLife]:
     assert life.orphans() == []
 
 
+def test_no_restart_touches_a_container(life: PodmanLife) -> None:
+    """Each service killed by -9, and the whole node stopped in order and started: the same processes run on."""
+    life.apply(pod("one", "other"))
+    before = life.containers()
+    assert len(before) == 3
+    for service in SERVICES:
+        life.end(service)
+        life.until(lambda: life.rests_in(ACTIVE), f"it is not ACTIVE after a kill of {service}")
+        assert life.containers() == before
+    life.node.stop()
+    life.node.start()
+    life.until(lambda: life.rests_in(ACTIVE), "it is not ACTIVE after the node's restart")
+    assert life.containers() == before
+    assert life.events().count("ACTIVE") == 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """A state to be killed in."""
@@ -108,7 +124,7 @@ def asked(manifest: str, **more: bool) -> Callable[[PodmanLife], object]:
 
 SCENES = {
     "deploying": Scene(when=asked(OLD), state=DEPLOYING, killed=(ENGINE,), ends=(ACTIVE, OLD)),
-    "active": Scene(when=old, state=ACTIVE, killed=(ENGINE, ORCHESTRATOR), ends=(ACTIVE, OLD)),
+    "active": Scene(when=old, state=ACTIVE, killed=(ORCHESTRATOR,), ends=(ACTIVE, OLD)),
     "updating": Scene(given=(old,), when=asked(NEW), state=DEPLOYING, killed=(ORCHESTRATOR,), ends=(ACTIVE, NEW)),
     "rolling back": Scene(
         given=(old,),
@@ -117,9 +133,7 @@ SCENES = {
         killed=(ENGINE,),
         ends=(ROLLED_BACK, OLD),
     ),
-    "stopped": Scene(
-        given=(old,), when=PodmanLife.stop, state=STOPPED, killed=(ENGINE, ORCHESTRATOR), ends=(STOPPED, OLD)
-    ),
+    "stopped": Scene(given=(old,), when=PodmanLife.stop, state=STOPPED, killed=(ORCHESTRATOR,), ends=(STOPPED, OLD)),
     "deleting": Scene(given=(old,), when=lambda life: life.delete(wait=0), state=DELETING, killed=(ENGINE,), ends=None),
 }
 
@@ -147,22 +161,6 @@ def test_killed_in_each_state(life: PodmanLife, scene: str) -> None:
     after = life.find()
     assert after is not None
     assert (life.manifest(), after.generation) == (manifest, before.generation)
-
-
-def test_no_restart_touches_a_container(life: PodmanLife) -> None:
-    """Each service killed by -9, and the whole node stopped in order and started: the same processes run on."""
-    life.apply(pod("one", "other"))
-    before = life.containers()
-    assert len(before) == 3
-    for service in SERVICES:
-        life.end(service)
-        life.until(lambda: life.rests_in(ACTIVE), f"it is not ACTIVE after a kill of {service}")
-        assert life.containers() == before
-    life.node.stop()
-    life.node.start()
-    life.until(lambda: life.rests_in(ACTIVE), "it is not ACTIVE after the node's restart")
-    assert life.containers() == before
-    assert life.events().count("ACTIVE") == 1
 
 
 def one_container(life: PodmanLife) -> list[str]:

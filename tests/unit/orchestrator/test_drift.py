@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from services.orchestrator.model import State
-from services.orchestrator.steps import FAILED, RUNNING, SUCCEEDED
+from services.orchestrator.requests import ApplyRequest
+from services.orchestrator.steps import FAILED, RUNNING, STARTING, SUCCEEDED
 from tests.unit.orchestrator.conftest import Core, Start
-from tests.unit.orchestrator.fakes import FakeEngines, view
+from tests.unit.orchestrator.fakes import POD, FakeEngines, view
 from tests.unit.orchestrator.test_apply import ID, applied
 
 
@@ -63,18 +64,34 @@ async def test_a_job_that_is_done_may_be_cleaned_away(start: Start) -> None:
 
 async def test_what_the_engine_starts_again_is_told(start: Start) -> None:
     """Each restart by policy is an event that names the component; what was before this process is not told again."""
-    async with start(FakeEngines(view("podman"))) as core:
-        podman = core.engines["podman"]
-        podman.restarts = {"0/main": 5}
+    engines = FakeEngines(view("podman"))
+    podman = engines["podman"]
+    async with start(engines) as core:
         await applied(core)
         await looked(core)
-        assert "COMPONENT_RESTARTED" not in reasons(core)
         podman.restarts = {"0/main": 6, "0/side": 1}
-        podman.endings = {"0/main": "137 (OOMKilled)"}
         core.reconciler.touch("")
         await core.until(lambda: reasons(core).count("COMPONENT_RESTARTED") == 2)
         told = [event.message for event in core.history.of(ID) if event.reason == "COMPONENT_RESTARTED"]
-        assert told == [
-            "0/main had ended with 137 (OOMKilled); restarts so far: 6",
-            "0/side had ended; restarts so far: 1",
-        ]
+        assert told == ["0/main had ended; restarts so far: 6", "0/side had ended; restarts so far: 1"]
+    podman.view = view("podman", available=False)
+    async with start(engines) as core:
+        await looked(core)
+        podman.view = view("podman")
+        await looked(core)
+        assert reasons(core).count("COMPONENT_RESTARTED") == 2
+
+
+async def test_a_restart_right_after_the_deploy_is_told(start: Start) -> None:
+    """The count is taken from the first that is seen of a workload, while it is still being deployed."""
+    async with start(FakeEngines(view("podman"))) as core:
+        podman = core.engines["podman"]
+        podman.settles_in = STARTING
+        accepted = await core.applier.apply(ApplyRequest(manifest=POD))
+        await core.until(lambda: bool(podman.workloads))
+        await looked(core)
+        podman.workloads[accepted.deployment.workload_id] = (accepted.deployment.wish.canonical_digest, RUNNING)
+        await core.until(lambda: core.book.get(ID).state is State.ACTIVE)
+        podman.restarts = {"0/main": 1}
+        core.reconciler.touch("")
+        await core.until(lambda: "COMPONENT_RESTARTED" in reasons(core))
