@@ -21,7 +21,7 @@ _BARE, _OURS = "bare chain", "apply"
 
 def run(effort: Effort) -> Report:
     """Blocks of applies, in turns."""
-    rounds, sizes = effort.of(5, 1), {1: effort.of(100, 2), 64: effort.of(640, 8)}
+    rounds, sizes = effort.of(5, 1), {1: effort.of(80, 2), 64: effort.of(512, 8)}
     with machine.apart() as cores, bare.chain(cores=cores) as chain, node("mock", cores=cores) as ours:
         pids = list(ours.services().values())
         rates = uvloop.run(_measure({_BARE: chain, _OURS: ours.socket}, rounds, sizes, pids))

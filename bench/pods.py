@@ -84,7 +84,7 @@ class Finding:
 
 def run(effort: Effort) -> Report:
     """Pods whose probes are connections, then some whose probes are commands."""
-    pods, commands, seconds = effort.of(110, 2), effort.of(20, 1), effort.of(30, 2)
+    pods, commands, seconds = effort.of(110, 2), effort.of(20, 1), effort.of(20, 2)
     import_image(IMAGE)
     with node("podman") as local:
         apply_seconds = _apply(local, "net", pods, _POD + _SOCKETS)
