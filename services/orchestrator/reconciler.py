@@ -44,6 +44,13 @@ class Reconciler:
         self._applier = applier
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
+        book.subscribe(self._recorded)
+
+    def _recorded(self, deployment_id: str) -> None:
+        """What has come to rest is looked at once, so that its first restart is seen as one."""
+        record = self._book.find(deployment_id)
+        if record is not None and record.step is Step.REST and record.workload_id not in self._restarts:
+            self.touch(record.workload_id)
 
     def touch(self, workload_id: str) -> None:
         """This workload may have changed; "" means any."""

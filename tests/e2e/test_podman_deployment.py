@@ -91,8 +91,11 @@ spec:
   - name: main
     image: {REFERENCE}
     command: [sh, -c, "trap '{SAVE}' TERM; while :; do sleep 0.05; done"]
+    readinessProbe: {{exec: {{command: [sh, -c, exit 0]}}, periodSeconds: 1, timeoutSeconds: 10}}
     volumeMounts: [{{name: data, mountPath: /data}}]
 """
+STALL_SECONDS = 3.2
+"""What podman's own removal takes longer than needed where probes were just run."""
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +140,7 @@ def test_three_replicas_are_seen_from_inside_and_kept_alive(node: LocalNode, bee
     until(lambda: " 1 " in beectl.told(ID)["0/main"] and "RUNNING  yes" in beectl.told(ID)["0/main"], "runs again")
     assert re.match(r"RUNNING +yes +1 +137 Error \d+s ago", beectl.told(ID)["0/main"])
     kill(first)
-    until(lambda: "CrashLoopBackOff" in beectl.told(ID)["0/main"], "waits")
-    assert "back-off of 10 s" in beectl.told(ID)["0/main"]
-    assert beectl.ok("get", ID).splitlines()[1].split()[1:5] == ["DEGRADED", "podman", "2/3", "1"]
+    until(lambda: "CrashLoopBackOff: restarts after a back-off of 10 s" in beectl.told(ID)["0/main"], "waits")
 
     beectl.ok("exec", ID, "-c", second[:12], "--", "sh", "-c", "rm /tmp/alive")
     until(lambda: "LivenessProbeFailed" in beectl.told(ID)["1/main"], "its probe fails")
@@ -192,6 +193,7 @@ def test_what_is_written_on_term_is_there_when_the_volume_comes_again(node: Loca
     place = podman_state.podman("volume", "inspect", "--format", "{{.Mountpoint}}", claim.split()[1])
     saved = (Path(place.strip()) / "log").stat().st_mtime
     assert saved - began >= SAVES_SECONDS
+    assert ended - saved < STALL_SECONDS  # the goal is 1; the rest is for a busy machine
     sys.stdout.write(f"delete: {ended - saved:.2f} s beyond the container's own end, beectl's end included\n")
     beectl.ok("apply", "-f", "-", stdin=SAVER)
     assert beectl.ok("exec", "pod-default-saver", "--", "cat", "/data/log") == "saved\n"

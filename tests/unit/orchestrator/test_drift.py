@@ -62,6 +62,18 @@ async def test_a_job_that_is_done_may_be_cleaned_away(start: Start) -> None:
         assert core.engines["podman"].calls.count("deploy") == 1
 
 
+async def test_what_has_come_to_rest_is_looked_at_though_nothing_changes(start: Start) -> None:
+    """The very first restart is told, also where the engine had nothing to say between the deploy and it."""
+    async with start(FakeEngines(view("podman"))) as core:
+        podman = core.engines["podman"]
+        before = core.engines.looks
+        await applied(core)
+        await core.until(lambda: core.engines.looks > before)
+        podman.restarts = {"0/main": 1}
+        core.reconciler.touch("")
+        await core.until(lambda: "COMPONENT_RESTARTED" in reasons(core))
+
+
 async def test_what_the_engine_starts_again_is_told(start: Start) -> None:
     """Each restart by policy is an event that names the component; what was before this process is not told again."""
     engines = FakeEngines(view("podman"))
