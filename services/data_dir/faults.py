@@ -86,6 +86,21 @@ def damaged(path: Path, why: str, *, without: str) -> DataLoss:
     )
 
 
+def taken_away(path: Path, inode: int, *, without: str) -> DataLoss | None:
+    """Whether `path` is no longer the file with `inode` that was opened: nobody would find what is written."""
+    try:
+        if path.stat().st_ino == inode:
+            return None
+    except OSError:  # it is not there
+        pass
+    return DataLoss(
+        f"{path} was removed or replaced while it was in use, and nothing is written any more: put it back and restart "
+        f"the service, or restart it without: {without}",
+        reason="DATABASE_GONE",
+        metadata={"path": str(path)},
+    )
+
+
 def _by_disk(error: sqlite3.Error, path: Path) -> BeemeshError:
     try:
         disk = os.statvfs(path.parent)

@@ -274,18 +274,7 @@ class Store:
         return self._gone() or faults.of_database(error, self._path, without=SCHEMA.without)
 
     def _gone(self) -> DataLoss | None:
-        """Whether the file is another one than was opened: SQLite would write on into what nobody finds any more."""
-        try:
-            if self._path.stat().st_ino == self._inode:
-                return None
-        except OSError:  # it is not there
-            pass
-        return DataLoss(
-            f"{self._path} was removed or replaced while it was in use, and nothing is written any more: put it back "
-            "and restart the orchestrator, or restart it without: it then lists what runs as orphans",
-            reason="DATABASE_GONE",
-            metadata={"path": str(self._path)},
-        )
+        return faults.taken_away(self._path, self._inode, without=SCHEMA.without)
 
 
 def _finish(done: asyncio.Future[None], error: BeemeshError | None) -> None:

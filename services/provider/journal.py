@@ -75,6 +75,7 @@ class Journal:
     def __init__(self, connection: sqlite3.Connection, *, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._inode = path.stat().st_ino
         self._pending: list[_Pending] = []
         self._wake = asyncio.Event()
         self._stopping = False
@@ -131,7 +132,7 @@ class Journal:
         """Make `write` durable and call `then(whether it is)`; both happen even if the caller goes away.
 
         Commits end in the order in which they began. Raises ResourceExhausted (DISK_FULL, JOURNAL_BUSY),
-        FailedPrecondition(DATA_DIR_READ_ONLY), DataLoss(DATABASE_CORRUPT), Unavailable(STORE_ERROR).
+        FailedPrecondition(DATA_DIR_READ_ONLY), DataLoss (DATABASE_CORRUPT, DATABASE_GONE), Unavailable(STORE_ERROR).
         """
         if len(self._pending) >= _PENDING_MAX:
             then(False)
@@ -167,6 +168,8 @@ class Journal:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, self._write, [item.write for item in batch])
+        except BeemeshError as error:
+            failure = error
         except sqlite3.Error as error:
             failure = self._meant(error)
         for item in batch:
@@ -179,6 +182,8 @@ class Journal:
                 item.done.set_exception(failure)
 
     def _write(self, writes: Sequence[Write]) -> None:
+        if gone := faults.taken_away(self._path, self._inode, without=SCHEMA.without):
+            raise gone
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for write in writes:

@@ -259,6 +259,19 @@ async def test_a_refused_write_is_neither_acknowledged_nor_visible(tmp_path: Pat
         assert provider.found("web") == []
 
 
+async def test_a_database_that_is_taken_away_is_said(tmp_path: Path) -> None:
+    """When the file is removed under a running provider, announcements are refused instead of lost."""
+    async with running(tmp_path, Clock()) as provider:
+        await provider.announce("web")
+        (tmp_path / "provider.db").rename(tmp_path / "away")
+        with pytest.raises(DataLoss) as raised:
+            await provider.announce("db")
+        assert raised.value.reason == "DATABASE_GONE"
+        assert provider.found("db") == []
+        (tmp_path / "away").rename(tmp_path / "provider.db")
+        await provider.announce("db")
+
+
 async def test_a_caller_that_goes_away_does_not_tear_disk_and_memory_apart(tmp_path: Path) -> None:
     """A cancelled announcement is both durable and visible, or neither."""
     async with running(tmp_path, Clock()) as provider:
