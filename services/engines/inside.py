@@ -31,6 +31,7 @@ from services.engines.records import Record, Records
 from services.engines.streams import closed_after
 from services.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.manifests import Format
+from services.manifests.reader import Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,11 @@ class LogEnd:
 class Inside:
     """Reads one engine's workloads; all raise NotFound, Unavailable, and Unimplemented for what the engine lacks."""
 
-    def __init__(self, *, engine: Engine, backend: Backend, records: Records, operations: Operations) -> None:
+    def __init__(
+        self, *, engine: Engine, backend: Backend, records: Records, operations: Operations, reader: Reader
+    ) -> None:
         self._engine = engine
+        self._reader = reader
         self._backend = backend
         self._records = records
         self._operations = operations
@@ -92,7 +96,8 @@ class Inside:
         observation = await self._backend.observe_one(workload_id)
         if observation is None and record.should_be_there:
             raise not_found(workload_id)
-        manifest = manifests.parse(record.manifest or "")
+        text = record.manifest or ""
+        manifest = await self._reader.read(text, lambda: manifests.parse(text))
         spec = Spec(ownership=record.ownership, manifest=manifest, config=record.config)
         return record, await self._backend.export(spec, observation)
 

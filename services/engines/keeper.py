@@ -80,7 +80,13 @@ class Keeper:
             clock=clock,
         )
         """Stops, starts and restarts."""
-        self.inside = Inside(engine=engine, backend=self._backend, records=records, operations=self._operations)
+        self.inside = Inside(
+            engine=engine,
+            backend=self._backend,
+            records=records,
+            operations=self._operations,
+            reader=self._reader,
+        )
         """What goes on inside workloads."""
         self._draining = False
         self._hint = asyncio.Event()

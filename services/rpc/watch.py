@@ -190,7 +190,7 @@ class Feed(Generic[T]):
 
     @property
     def _room(self) -> int:
-        """Changes that may wait for a watcher: all items may change in one moment, and back, and nobody is slow then."""
+        """Changes that may wait for a watcher: all items may change in one moment, and back."""
         return max(self._buffer, 2 * len(self._items))
 
     def _check_open(self) -> None:
