@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from services.engines.wasm.frames import BadFrame, Frame
 MODULE = "services.engines.wasm.worker"
 
 _END_SECONDS = 5.0
+_LINES_AT_ONCE = 32
 
 Listener = Callable[[Frame], None]
 """Hears each `log` frame."""
@@ -72,12 +74,13 @@ class WorkerProcess:
         try:
             writer.write(frames.packed(facts, body))
             await writer.drain()
-            while True:
+            for number in itertools.count(1):
                 frame = await _read(reader)
-                if frame.facts.get("is") == "log":
-                    listener(frame)
-                    continue
-                break
+                if frame.facts.get("is") != "log":
+                    break
+                listener(frame)
+                if number % _LINES_AT_ONCE == 0:  # what is buffered is read without a pause: others have a turn
+                    await asyncio.sleep(0)
         except (OSError, asyncio.IncompleteReadError, BadFrame) as error:
             raise WorkerLost(str(error)) from error
         if frame.facts.get("is") == "problem":
@@ -92,6 +95,9 @@ class WorkerProcess:
         if self.process.stdin is not None:
             self.process.stdin.close()
         async with asyncio.timeout(_END_SECONDS):
+            if self.process.stdout is not None:  # asyncio waits for the end of what was written, too
+                with suppress(RuntimeError):  # whoever waits for its answer reads to the end
+                    await self.process.stdout.read()
             await self.process.wait()
 
 

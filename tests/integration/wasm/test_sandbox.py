@@ -111,3 +111,16 @@ async def test_a_caller_may_give_less_time_and_never_more(engine: Functions) -> 
     assert "1s" in (await engine.refused("slow", "sleep", timeout=50)).message
     assert isinstance(await engine.refused("slow", "loop", deadline=0.3), DeadlineExceeded)
     assert await engine.result("slow", "none") == 0
+
+
+async def test_a_flood_of_output_is_cut_too(engine: Functions) -> None:
+    """What was on its way when the worker was killed delays nobody; its last lines are kept."""
+    code = "def process(event):\n    number = 0\n    while event:\n        number += 1\n        print(number)\n"
+    await engine.deploy("flood", code, timeout="300ms")
+    began = time.monotonic()
+    assert (await engine.refused("flood", True)).reason == "FUNCTION_TIMEOUT"
+    assert time.monotonic() - began < 5
+    kept = [int(entry.text) for entry in await engine.logs("flood")]
+    assert kept == list(range(kept[0], kept[0] + len(kept)))
+    assert len(kept) <= 5000
+    assert await engine.result("flood", False) is None

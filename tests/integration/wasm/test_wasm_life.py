@@ -10,6 +10,7 @@ import os
 import signal
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
@@ -119,6 +120,42 @@ async def test_code_comes_from_files_archives_and_wasm(directory: Path) -> None:
         (code_dir / "bad.wasm").write_bytes(b"\0asm\1\0\0\0nonsense")
         bad = {"wasm": {"path": f"{code_dir}/bad.wasm"}}
         assert (await refusal(engine.deploy("bad", bad, runtime="wasm", handler="_start"))).reason == "CODE_INVALID"
+
+
+COMPONENT = """\
+(component
+  (core module $m (func (export "run") (result i32) i32.const {code}))
+  (core instance $i (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (component $c (import "f" (func $f (result (result)))) (export "run" (func $f)))
+  (instance $r (instantiate $c (with "f" (func $run))))
+  (export "wasi:cli/run@0.2.0" (instance $r)))
+"""
+
+STRANGE = {
+    "module": '(module (import "env" "system" (func)) (func (export "_start")))',
+    "component": '(component (import "wasi:http/outgoing-handler@0.2.0" (instance)))',
+}
+
+
+async def test_components_run_too_and_what_asks_for_more_is_refused(directory: Path) -> None:
+    """One with wasi:cli/run, that succeeds or fails; imports that functions do not get are named at the deploy."""
+
+    def lay(name: str, text: str) -> dict[str, Any]:
+        (directory / name).write_bytes(wasmtime.wat2wasm(text))
+        return {"wasm": {"path": f"{directory}/{name}"}}
+
+    async with functions(directory, code_dirs=str(directory)) as engine:
+        for code in (0, 1):
+            wasm = lay(f"{code}.wasm", COMPONENT.format(code=code))
+            await engine.deploy(f"exit-{code}", wasm, runtime="wasm", handler="run", memory="1Mi")
+        assert await engine.result("exit-0") is None
+        assert (await engine.refused("exit-1")).reason == "FUNCTION_ERROR"
+        for kind, text in STRANGE.items():
+            handler = "_start" if kind == "module" else "run"
+            deploying = engine.deploy("strange", lay("strange.wasm", text), runtime="wasm", handler=handler)
+            error = await refusal(deploying)
+            assert (error.reason, "there is no network" in error.message) == ("FUNCTION_LOAD_FAILED", True)
 
 
 async def test_functions_are_there_again_after_a_kill(directory: Path) -> None:
