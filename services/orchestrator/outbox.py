@@ -16,6 +16,7 @@ from services.telemetry import Log
 log = Log(__name__)
 
 _CONCURRENCY = 8
+_AT_ONCE = 64
 _RETRY_FIRST, _RETRY_MAX = 0.2, 10.0
 
 
@@ -43,15 +44,15 @@ class Outbox:
         self._wanted: dict[str, bool] = {}
         self._said: dict[str, Announced | None] = {}
         """What was last said and confirmed; None: withdrawn. Absent: not known."""
-        self._due: set[str] = set()
-        """To be looked at: what is to be said of them may have changed, or is not known to be said."""
+        self._due: dict[str, None] = {}
+        """To be looked at, the last first: what is to be said of them may have changed, or is not known to be said."""
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
 
     def load(self) -> None:
         """Fill from the store, once, at start; all of it is said again, for the provider may have been reset."""
         self._wanted = {item.deployment_id: item.wanted for item in self._store.announcements()}
-        self._due = set(self._wanted)
+        self._due = dict.fromkeys(self._wanted)
         self._wake.set()
 
     def want(self, deployment_id: str, wanted: bool) -> db.Statement:
@@ -82,7 +83,11 @@ class Outbox:
 
     def refresh(self, deployment_id: str = "") -> None:
         """What is said of it may have changed ("": of all, as when capabilities do): compare and say what differs."""
-        self._due.update([deployment_id] if deployment_id else self._wanted)
+        if deployment_id:
+            self._due.pop(deployment_id, None)
+            self._due[deployment_id] = None
+        else:
+            self._due = dict.fromkeys(self._wanted) | self._due
         self._wake.set()
 
     async def withdrawn(self, deployment_id: str, timeout: float) -> bool:
@@ -101,8 +106,12 @@ class Outbox:
         while True:
             self._wake.clear()
             compared = compared or await self._compare()
-            pending = self._pending()
-            failed = not (all(await self._say_all(pending)) and compared)
+            pending = await self._pending()
+            unsaid = await self._say_all(pending)
+            self._due = dict.fromkeys(unsaid) | self._due  # after all others, whom they must not keep waiting
+            if compared and len(unsaid) < len(pending):
+                continue
+            failed = bool(unsaid) or not compared
             delay = min(delay * 2, _RETRY_MAX) if failed else _RETRY_FIRST
             try:
                 async with asyncio.timeout(delay if failed else self._refresh_seconds):
@@ -112,7 +121,7 @@ class Outbox:
             except TimeoutError:
                 if not failed:
                     self._said.clear()
-                    self._due.update(self._wanted)
+                    self._due = dict.fromkeys(self._wanted)
                     compared = False
 
     async def _compare(self) -> bool:
@@ -127,26 +136,33 @@ class Outbox:
                 self.wanted_now(deployment_id, False)
         return True
 
-    def _pending(self) -> list[tuple[str, Announced | None]]:
+    async def _pending(self) -> list[tuple[str, Announced | None]]:
+        """The next that are to be said; who is deployed or deleted now does not wait until thousands have been."""
         found: list[tuple[str, Announced | None]] = []
-        for deployment_id in list(self._due):
+        for looked, deployment_id in enumerate(list(reversed(self._due)), 1):
             wanted = self._wanted.get(deployment_id)
             record = self._book.find(deployment_id) if wanted else None
             text = self._text(record) if record is not None else None
             if wanted is None or (deployment_id in self._said and self._said[deployment_id] == text):
-                self._due.discard(deployment_id)
+                self._due.pop(deployment_id, None)
             else:
                 found.append((deployment_id, text))
+            if len(found) == _AT_ONCE:
+                break
+            if looked % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # thousands may have nothing new to say, and others want the loop
         return found
 
-    async def _say_all(self, pending: list[tuple[str, Announced | None]]) -> list[bool]:
+    async def _say_all(self, pending: list[tuple[str, Announced | None]]) -> list[str]:
+        """Say these; the ids of those that could not be said."""
         limit = asyncio.Semaphore(_CONCURRENCY)
 
         async def one(deployment_id: str, text: Announced | None) -> bool:
             async with limit:
                 return await self._say(deployment_id, text)
 
-        return await asyncio.gather(*(one(deployment_id, text) for deployment_id, text in pending))
+        said = await asyncio.gather(*(one(deployment_id, text) for deployment_id, text in pending))
+        return [deployment_id for (deployment_id, _), done in zip(pending, said, strict=True) if not done]
 
     async def _say(self, deployment_id: str, text: Announced | None) -> bool:
         try:

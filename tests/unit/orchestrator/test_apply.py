@@ -600,6 +600,41 @@ async def test_the_outbox_tries_again_by_itself(start: Start) -> None:
         await core.until(lambda: core.outbox.announced(ID))
 
 
+async def test_what_cannot_be_said_keeps_nobody_waiting(start: Start) -> None:
+    """However many withdrawals the provider refuses, others are said meanwhile."""
+
+    class Picky(FakeProviders):
+        async def withdraw(self, manifest_id: str) -> None:
+            raise InvalidArgument("not that one", reason="BAD")
+
+    providers = Picky()
+    async with start(FakeEngines(view("podman")), providers) as core:
+        for number in range(200):
+            core.outbox.wanted_now(f"bad-{number}", False)
+        await applied(core)
+        await core.until(lambda: core.outbox.announced(ID))
+
+
+async def test_who_comes_last_is_announced_before_thousands_that_wait(start: Start) -> None:
+    """After a restart all is said again; what is wanted then does not wait for the end of that."""
+    order: list[str] = []
+    gate = asyncio.Event()
+
+    class Slow(FakeProviders):
+        async def withdraw(self, manifest_id: str) -> None:
+            await gate.wait()
+            order.append(manifest_id)
+
+    async with start(FakeEngines(view("podman")), Slow()) as core:
+        for number in range(500):
+            core.outbox.wanted_now(f"old-{number}", False)
+        await asyncio.sleep(0)
+        core.outbox.wanted_now("new", False)
+        gate.set()
+        await core.until(lambda: len(order) == 501)
+    assert order.index("new") < 100
+
+
 async def test_an_announcement_waits_for_its_provider(start: Start) -> None:
     """The apply does not wait for the provider, and the outbox retries until it is out, over restarts."""
     engines, providers = FakeEngines(view("podman")), FakeProviders()
