@@ -20,6 +20,9 @@ from services.telemetry import Log
 
 log = Log(__name__)
 
+_AT_ONCE = 64
+"""Workloads that are taken over before others have their turn on the event loop."""
+
 _COMING = frozenset({WorkloadState.PENDING, WorkloadState.STARTING})
 
 
@@ -52,6 +55,15 @@ class Workload:
     details: Mapping[str, object] = field(default_factory=dict)
     etag: str = ""
     conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What was read of a workload, and what the view has made of it."""
+
+    observation: Observation
+    record: Record | None
+    workload: Workload
 
 
 def etag(record: Record) -> str:
@@ -136,9 +148,23 @@ class View:
         self._one_at_a_time = asyncio.Lock()
         self._newer: set[str] = set()
         """What was published since the reading under way began: that reading is older and must not overwrite it."""
+        self._taken: dict[str, _Taken] = {}
+        """What the last whole reading came to."""
         self.feed: Feed[Workload] = Feed(epoch=epoch)
         self.observed_at: float | None = None
         """When the backend was last read as a whole."""
+
+    def _take_one(self, workload_id: str, observation: Observation) -> None:
+        """Publish what was read, unless it is what was read the last time and nothing has happened to it since."""
+        busy = self._operations.current(workload_id) is not None
+        record, last = self._records.peek(workload_id), self._taken.get(workload_id)
+        if last is not None and not busy:
+            stands = last.record is record and last.workload is self.feed.get(workload_id)
+            if stands and last.observation == observation:
+                return
+        self.publish(workload_id, observation, busy=busy)
+        if (workload := self.feed.get(workload_id)) is not None and not busy:
+            self._taken[workload_id] = _Taken(observation=observation, record=record, workload=workload)
 
     def publish(
         self,
@@ -254,14 +280,17 @@ class View:
                 self.mark_unknown("the engine failed to read its backend; its log says why")
             else:
                 self.observed_at = self._clock()
-                return self._take(found)
+                return await self._take(found)
             return []
 
-    def _take(self, found: Mapping[str, Observation]) -> list[str]:
+    async def _take(self, found: Mapping[str, Observation]) -> list[str]:
+        for count, (workload_id, observation) in enumerate(found.items(), 1):
+            if workload_id not in self._newer:
+                self._take_one(workload_id, observation)
+            if count % _AT_ONCE == 0:
+                await asyncio.sleep(0)  # there may be thousands, and callers wait
         newer = set(self._newer)
-        for workload_id in found.keys() - newer:
-            busy = self._operations.current(workload_id) is not None
-            self.publish(workload_id, found[workload_id], busy=busy)
+        self._taken = {workload_id: taken for workload_id, taken in self._taken.items() if workload_id in found}
         recorded = {record.workload_id: record for record in self._records.all()}
         gone = []
         for workload_id in (recorded.keys() | self.feed.items().keys()) - found.keys() - newer:
