@@ -204,7 +204,7 @@ def test_an_unknown_engine_is_one_line(tmp_path: Path) -> None:
     done = beemesh_node("--data-dir", str(tmp_path / "d"), "--run-dir", str(tmp_path / "r"), "--engines", "dokcer")
     assert done.returncode == 78
     assert done.stderr.splitlines() == [
-        "beemesh-node: engines: unknown engine dokcer; known: mock, podman, wasm, or auto (UNKNOWN_ENGINE)"
+        "beemesh-node: engines: unknown engine dokcer; known: docker, mock, podman, wasm, or auto (UNKNOWN_ENGINE)"
     ]
     assert not (tmp_path / "d").exists()
 
