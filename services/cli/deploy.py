@@ -125,11 +125,16 @@ async def select(session: Session, source: Source, *, engine: str, fallback: str
     sys.stdout.write(f"selected: {answer.decision.selected_engine or 'none'}\n{render.decision(answer.decision)}\n")
 
 
-async def delete(session: Session, name: str, *, volumes: bool, force: bool, missing_ok: bool, wait: float) -> None:
-    """Delete, wait until it is gone, and say so."""
+async def delete(session: Session, name: str, *, volumes: bool, force: bool, missing_ok: bool, wait: float) -> bool:
+    """Delete, wait until it is gone, and say so; False: it is not gone yet. With no wait, being accepted is enough."""
     request = pb2.DeleteDeploymentRequest(
         name=name, allow_missing=missing_ok, force=force, remove_volumes=volumes, wait=duration(wait)
     )
     answer = await session.call(session.orchestrator.DeleteDeployment, request, wait=wait)
-    state = render.state(answer.deployment) if answer.HasField("deployment") else "not there"
-    sys.stdout.write(f"deployment/{name} {state.lower()}\n")
+    item, short = answer.deployment, render.short(name)
+    if answer.HasField("deployment") and wait and item.state != pb2.DEPLOYMENT_STATE_DELETED:
+        sys.stderr.write(f"error: {short} is not gone after {wait:g}s\n{render.unsettled(item)}\n")
+        return False
+    state = render.state(item).lower() if answer.HasField("deployment") else "not there"
+    sys.stdout.write(f"deployment/{short} {state}\n")
+    return True

@@ -94,6 +94,11 @@ def standing(item: Deployment) -> tuple[str, str, str, str]:
     return state(item), engines_of(item), ready, restarts
 
 
+def short(name: str) -> str:
+    """The id in `deployments/ID`, or as it is."""
+    return name.removeprefix("deployments/")
+
+
 def state(item: Deployment) -> str:
     """The state's bare name."""
     return DeploymentState.Name(item.state).removeprefix("DEPLOYMENT_STATE_")

@@ -19,7 +19,7 @@ async def drift(session: Session, name: str, *, output: str) -> bool:
     elif answer.drifted:
         _say(history.changes(answer.changes))
     else:
-        _say(f"deployment/{name} runs as it was applied")
+        _say(f"deployment/{render.short(name)} runs as it was applied")
     return not answer.drifted
 
 

@@ -60,10 +60,11 @@ def delete(options: dict[str, Any], name: str, volumes: bool, force: bool, missi
     """Stop a deployment and remove it."""
     from services.cli import deploy
 
-    run(
+    if not run(
         options,
         lambda session: deploy.delete(session, name, volumes=volumes, force=force, missing_ok=missing_ok, wait=wait),
-    )
+    ):
+        sys.exit(1)
 
 
 @cli.command("wait")

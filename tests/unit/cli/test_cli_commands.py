@@ -199,6 +199,17 @@ def test_delete_sends_what_it_was_told(node: FakeNode) -> None:
     assert (request.name, request.remove_volumes, request.force, request.allow_missing) == ("a", True, True, True)
 
 
+def test_what_is_not_gone_in_time_is_a_failure(node: FakeNode) -> None:
+    """A deletion that still goes on when the wait is over ends with 1; without a wait it is content with less."""
+    answer = pb2.DeleteDeploymentResponse(
+        deployment=pb2.Deployment(deployment_id="a", state=pb2.DEPLOYMENT_STATE_DELETING)
+    )
+    node.answers = [answer, answer]
+    late, accepted = beectl("delete", "deployments/a", "--wait", "1s"), beectl("delete", "deployments/a", "--wait", "0")
+    assert (late.exit_code, late.stderr.splitlines()[0]) == (1, "error: a is not gone after 1s")
+    assert (accepted.exit_code, accepted.stdout) == (0, "deployment/a deleting\n")
+
+
 @pytest.mark.parametrize("span", ["soon", "-1s", "1d", "25h", ""])
 def test_what_is_no_time_span_is_refused(span: str) -> None:
     """A span that is none, or longer than a day, is wrong usage."""
