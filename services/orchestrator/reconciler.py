@@ -21,6 +21,7 @@ ANNOTATION_DRIFT = "beemesh.io/drift-policy"
 """`repair` (the default): what vanished is made anew; `report`: it is told, and nothing else."""
 
 _SWEEP_SECONDS = 30.0
+_AT_ONCE = 64
 _REPAIRS_MAX, _REPAIR_WINDOW, _REPAIRS_KEPT = 3, 600.0, 10_000
 _RESTARTS_KEPT = 20_000
 
@@ -67,10 +68,12 @@ class Reconciler:
             except TimeoutError:
                 dirty = set(self._book.workloads())
             self._wake.clear()
-            for workload_id in dirty:
+            for count, workload_id in enumerate(dirty, 1):
                 record = self._book.of_workload(workload_id)
                 if record is not None:
                     await self._look(record)
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # there may be thousands with nothing new, and callers wait
 
     async def _look(self, record: Deployment) -> None:
         if record.engine_id not in record.touched:
@@ -98,13 +101,15 @@ class Reconciler:
                 await self._applier.control(record.deployment_id, Outcome.REPAIR)
 
     async def _outcome(self, record: Deployment, seen: Observed | None) -> Outcome | None:
-        """What was seen means for the record; that a part is gone counts if the engine, asked again, says so too."""
-        if seen is not None and seen.incomplete:
-            outcome = Outcome.VANISHED if await self._is_drifted(record.deployment_id) else None
-        else:
-            outcome = outcome_of(record, seen)
-        done = record.state is State.SUCCEEDED and outcome is Outcome.VANISHED
-        return None if done else outcome  # what has done its work may be cleaned away
+        """What was seen means for the record; that something is gone counts if the engine, asked now, says so too.
+
+        What is seen may be older than the deploy that is just done.
+        """
+        outcome = Outcome.VANISHED if seen is not None and seen.incomplete else outcome_of(record, seen)
+        if outcome is not Outcome.VANISHED:
+            return outcome
+        done = record.state is State.SUCCEEDED  # what has done its work may be cleaned away
+        return outcome if not done and await self._is_drifted(record.deployment_id) else None
 
     async def _is_drifted(self, deployment_id: str) -> bool:
         try:

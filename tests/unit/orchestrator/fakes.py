@@ -60,6 +60,8 @@ class FakeEngine:
     """workload id → (canonical digest, state)."""
     incomplete: set[str] = field(default_factory=set)
     """Workloads that have lost a part."""
+    late: bool = False
+    """The kept view has not heard of anything yet."""
     misread: bool = False
     """They have not: asked again, the engine says so."""
     restarts: dict[str, int] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class FakeEngines:
         engine = self.engines[engine_id]
         if not engine.view.available:
             return Observed(workload_id=workload_id, engine_id=engine_id, state=UNKNOWN)
-        return self._seen(engine, workload_id)
+        return None if engine.late else self._seen(engine, workload_id)
 
     def held(self, engine_id: str) -> Mapping[str, Observed] | None:
         engine = self.engines[engine_id]

@@ -51,6 +51,19 @@ async def test_a_part_that_is_there_after_all_is_not_repaired(start: Start) -> N
         assert "DRIFTED" not in reasons(core)
 
 
+async def test_what_is_seen_late_is_not_made_anew(start: Start) -> None:
+    """A view that has yet to hear of the deploy that is just done says that nothing is there: the engine is asked."""
+    async with start(FakeEngines(view("podman"))) as core:
+        await applied(core)
+        podman = core.engines["podman"]
+        podman.late = True
+        podman.calls.clear()
+        await looked(core)
+        await core.until(lambda: "plan" in podman.calls)
+        assert core.book.get(ID).state is State.ACTIVE
+        assert "DRIFTED" not in reasons(core)
+
+
 async def test_a_job_that_is_done_may_be_cleaned_away(start: Start) -> None:
     """What has ended well is not run once more because its containers were removed."""
     async with start(FakeEngines(view("podman"))) as core:
