@@ -34,6 +34,8 @@ from services.telemetry import Log
 log = Log(__name__)
 
 _LEASE_SECONDS = 15.0
+_AT_ONCE = 64
+"""Workloads that are told of before others have their turn on the event loop."""
 _RETRY_SECONDS = 0.5
 _MISSING, _FALSE = "ComponentMissing", types_pb2.Condition.STATUS_FALSE
 _WATCH_SECONDS = 3600.0
@@ -117,7 +119,8 @@ class GrpcEngines:
                     elif message.HasField("engine"):
                         seen.add(message.engine.engine_id)
                         await self._learn(convert.engine_view(message.engine), tasks)
-                    self._notify("")
+                    if message.type != types_pb2.WATCH_EVENT_TYPE_BOOKMARK:
+                        self._notify("")
         finally:
             call.cancel()
 
@@ -180,8 +183,10 @@ class GrpcEngines:
                         fresh[message.workload.workload_id] = _observed(message.workload, link.view.engine_id)
                     elif message.type == types_pb2.WATCH_EVENT_TYPE_SYNCED:
                         gone, link.workloads, link.synced = link.workloads.keys() - fresh.keys(), fresh, True
-                        for workload_id in (*gone, *fresh):
+                        for count, workload_id in enumerate((*gone, *fresh), 1):
                             self._notify(workload_id)
+                            if count % _AT_ONCE == 0:
+                                await asyncio.sleep(0)  # there may be thousands, and callers wait
                         self._notify("")  # what should be there and is not has no name here
                     elif message.HasField("workload"):
                         self._note(link, message)
