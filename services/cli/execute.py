@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from beemesh.engine.v1.engine_service_pb2 import ExecStart, ExecWorkloadRequest, TerminalSize
+from beemesh.engine.v1.workload_pb2 import Component
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 
-from services.cli.components import components, resolve
+from services.cli.components import components, labels, resolve
 from services.cli.report import Failure, block
 from services.cli.session import Session
 from services.cli.terminal import Terminal
@@ -52,6 +53,8 @@ async def execute(session: Session, command: Command, terminal: Terminal) -> int
             async with _alongside(*work):
                 return await _shown(session, _requests(command.deployment, outgoing), terminal)
         except BeemeshError as error:
+            if error.reason == "COMPONENT_REQUIRED":
+                raise Failure(f"choose one with -c: {', '.join(await _choices(session, command))}") from error
             if error.reason not in _EXIT_CODES:
                 raise
             sys.stderr.write(block(error) + "\n")
@@ -59,11 +62,18 @@ async def execute(session: Session, command: Command, terminal: Terminal) -> int
 
 
 async def _component(session: Session, command: Command) -> str:
-    if not command.component:
-        return ""
+    return resolve(await _parts(session, command), command.component) if command.component else ""
+
+
+async def _choices(session: Session, command: Command) -> list[str]:
+    return sorted(
+        labels([part for part in await _parts(session, command) if part.role != Component.ROLE_INIT]).values()
+    )
+
+
+async def _parts(session: Session, command: Command) -> list[Component]:
     request = pb2.GetDeploymentRequest(name=command.deployment)
-    answer = await session.call(session.orchestrator.GetDeployment, request)
-    return resolve(components(answer.deployment), command.component)
+    return components((await session.call(session.orchestrator.GetDeployment, request)).deployment)
 
 
 async def _shown(session: Session, requests: AsyncIterator[pb2.ExecDeploymentRequest], terminal: Terminal) -> int:

@@ -20,7 +20,7 @@ from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb2
 from services.cli.execute import Command, execute
 from services.cli.report import Failure
 from services.cli.terminal import Terminal
-from services.errors import BeemeshError, FailedPrecondition, NotFound
+from services.errors import BeemeshError, FailedPrecondition, InvalidArgument, NotFound
 
 Script = Callable[["FakeSession"], AsyncIterator[ExecWorkloadResponse]]
 
@@ -239,6 +239,13 @@ def test_what_cannot_be_started_ends_as_in_a_shell(reason: str, code: int, capsy
     with piped() as terminal:
         assert run(FakeSession(failing(FailedPrecondition("no", reason=reason))), command(), terminal) == code
     assert reason in capsys.readouterr().err
+
+
+def test_where_there_are_several_the_choices_are_said() -> None:
+    """Who names no component where there are several is told which there are, and how to choose."""
+    several = InvalidArgument("component_id is required", reason="COMPONENT_REQUIRED")
+    with piped() as terminal, pytest.raises(Failure, match="choose one with -c: 0/web, 1/web"):
+        run(FakeSession(failing(several)), command(), terminal)
 
 
 def test_an_error_of_the_node_is_raised_as_it_is() -> None:
