@@ -130,11 +130,13 @@ class PodmanEngine(Verbs):
             clock=self._clock,
             limits=self._supervisor_limits,
         )
+        await self._probe.__aenter__()
         await self._supervisor.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._supervisor.__aexit__(None, None, None)
+        await self._probe.__aexit__(None, None, None)
         await self._images.__aexit__(*exc)
         await self._service.__aexit__(*exc)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from services.engines.engine import Health, HealthState
 from services.engines.podman import version
@@ -19,6 +21,7 @@ from services.engines.podman.service import PodmanService
 from services.engines.podman.teardown import Teardown
 from services.errors import BeemeshError, DeadlineExceeded
 from services.identity import LABEL_NODE_ID
+from services.telemetry import Log
 
 _SLOW_ANSWERS_MAX = 3
 """So many probes in a row without an answer to /info, though with one to a ping, and podman is sick."""
@@ -45,6 +48,8 @@ _HINTS = (
 CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
 _LOWEST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _USUAL_LOWEST_PORT = 1024
+
+log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +88,10 @@ class _Sick(Exception):
 
 
 class Probe:
-    """Probes the service; remembers the canary. `version` is the backend's, once it is known."""
+    """Probes the service; remembers the canary. `version` is the backend's, once it is known.
+
+    `async with` bounds the canary that nobody waits for.
+    """
 
     def __init__(
         self,
@@ -100,12 +108,25 @@ class Probe:
         self._clock = clock
         self._times = times or ProbeTimes()
         self._canary: _Canary | None = None
+        self._successor: asyncio.Task[None] | None = None
+        """The canary that is to take the last one's place."""
+        self._tasks = asyncio.TaskGroup()
+        self._one_at_a_time = asyncio.Lock()
         self._last_info: dict[str, Any] | None = None
         self._slow_answers = 0
         """How many probes in a row got no answer to /info in time, though one to a ping."""
         self._ability: Ability | None = None
         self.version = ""
         self.api_version = ""
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._successor is not None:
+            self._successor.cancel()
+        await self._tasks.__aexit__(None, None, None)
 
     @property
     def ability(self) -> Ability:
@@ -180,16 +201,32 @@ class Probe:
         return info
 
     async def _check_canary(self, http: UnixHttp) -> None:
+        """One that lived vouches until its successor has ended; nobody waits for that: a busy podman takes its time."""
         backend = (self._service.socket, self._service.starts, self.version)
-        last, now = self._canary, self._clock()
-        fresh = last is not None and last.backend == backend
-        if last is not None and fresh:
-            fresh = 0 <= now - last.time < (self._times.canary_retry if last.error else self._times.canary_fresh)
-        if last is None or not fresh:
-            error = await self._fly(Podman(http, deadlines=self._deadlines()))
-            last = self._canary = _Canary(backend=backend, time=now, error=error)
+        last = self._canary
+        if last is None or last.backend[-1] != self.version:
+            last = await self._send_canary(http, backend)
+        lasts = self._times.canary_retry if last.error else self._times.canary_fresh
+        if last.backend != backend or self._clock() - last.time >= lasts:
+            if last.error:
+                last = await self._send_canary(http, backend)
+            elif self._successor is None or self._successor.done():
+                self._successor = self._tasks.create_task(self._succeed(http, backend), context=contextvars.Context())
         if last.error:
             raise _Sick("CANARY_FAILED", f"podman answers but cannot run a pod: {last.error}")
+
+    async def _send_canary(self, http: UnixHttp, backend: tuple[object, ...]) -> _Canary:
+        began = self._clock()
+        async with self._one_at_a_time:
+            error = await self._fly(Podman(http, deadlines=self._deadlines()))
+        self._canary = _Canary(backend=backend, time=began, error=error)
+        return self._canary
+
+    async def _succeed(self, http: UnixHttp, backend: tuple[object, ...]) -> None:
+        try:
+            await self._send_canary(http, backend)
+        except Exception as error:  # a defect must not end the engine; the next probe tries again
+            log.error("canary_failed", exc_info=error)
 
     def _deadlines(self) -> Deadlines:
         return Deadlines(read=self._times.canary, change=self._times.canary)

@@ -18,7 +18,7 @@ import pytest
 
 from services.engines.engine import Health, HealthState, WorkloadState
 from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.probe import INSTALL
+from services.engines.podman.probe import INSTALL, Probe, ProbeTimes
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from tests.harness.podman import PodmanMachine
@@ -43,6 +43,24 @@ async def test_a_canary_vouches_for_health_and_leaves_nothing(machine: PodmanMac
         assert (health.state, health.reason) == (HealthState.HEALTHY, "")
         assert {"backend_version", "runtime", "cgroup", "rootless", "socket", "service_pid"} <= set(health.attributes)
         assert engine.info.backend_version == health.attributes["backend_version"]
+    assert machine.objects() == before
+
+
+@pytest.mark.podman
+async def test_nobody_waits_for_a_canarys_successor(machine: PodmanMachine, node_id: str) -> None:
+    """While the next canary takes its time the one that lived vouches; that the next one died is told once it has."""
+    now, before = time.time(), machine.objects()
+    service = machine.service()
+    async with service, Probe(service=service, node_id=node_id, network="podman", clock=lambda: now) as probe:
+        assert (await probe.run()).state is HealthState.HEALTHY
+        probe._network = "no-such-net"
+        assert (await probe.run()).state is HealthState.HEALTHY
+        now += ProbeTimes().canary_fresh
+        assert (await probe.run()).state is HealthState.HEALTHY
+        async with asyncio.timeout(20):
+            while (health := await probe.run()).state is HealthState.HEALTHY:
+                await asyncio.sleep(0.1)
+        assert health.reason == "CANARY_FAILED"
     assert machine.objects() == before
 
 
