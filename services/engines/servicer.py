@@ -10,6 +10,7 @@ from typing import Any
 
 from beemesh.engine.v1 import engine_service_pb2 as pb
 from beemesh.engine.v1 import engine_service_pb2_grpc as pb_grpc
+from beemesh.engine.v1 import workload_pb2 as wpb
 from beemesh.type.v1 import types_pb2 as tpb
 
 from services.engines import convert
@@ -24,6 +25,7 @@ from services.engines.monitor import HealthStatus, Monitor
 from services.engines.records import Halt, Removal
 from services.engines.streams import closed_after
 from services.errors import Unavailable
+from services.rpc.listing import fitting
 
 Context = Any
 """grpc.aio's context; handlers do not use it: errors are raised, deadlines are entered by the interceptor."""
@@ -176,9 +178,16 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
             )
         )
         engine = parts.engine.info.engine
+        workloads, token = fitting(
+            page.workloads,
+            page.next_page_token,
+            key=lambda workload: workload.workload_id,
+            make=lambda workload: convert.workload_to(workload, engine=engine),
+            size=wpb.Workload.ByteSize,
+        )
         return pb.ListWorkloadsResponse(
-            workloads=[convert.workload_to(workload, engine=engine) for workload in page.workloads],
-            next_page_token=page.next_page_token,
+            workloads=workloads,
+            next_page_token=token,
             resume_token=page.resume_token,
         )
 

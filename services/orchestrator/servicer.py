@@ -22,7 +22,7 @@ from services.orchestrator.flow import Outcome
 from services.orchestrator.following import followed
 from services.orchestrator.history import History
 from services.orchestrator.invoke import Invoker, check_function
-from services.orchestrator.model import Action, Deployment, State, Step
+from services.orchestrator.model import Action, Deployment, Revision, State, Step
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
@@ -31,7 +31,7 @@ from services.orchestrator.store import Store
 from services.orchestrator.views import View, Views
 from services.rpc import deadline
 from services.rpc.convert import from_duration
-from services.rpc.listing import paginate, parse_filter
+from services.rpc.listing import fitting, paginate, parse_filter
 from services.rpc.shared import Shared
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
@@ -131,12 +131,15 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         records = self._book.all(gone=request.show_deleted)
         page, token = paginate(
             [record for record in records if self._matches(record, wanted)],
-            key=lambda record: record.deployment_id,
+            key=_deployment_id,
             page_size=request.page_size,
             page_token=request.page_token,
         )
+        deployments, token = fitting(
+            page, token, key=_deployment_id, make=self._deployment, size=pb.Deployment.ByteSize
+        )
         return pb.ListDeploymentsResponse(
-            deployments=[self._deployment(r) for r in page],
+            deployments=deployments,
             next_page_token=token,
             resume_token=self._views.feed.token,
         )
@@ -216,15 +219,11 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         """The kept revisions, newest first."""
         name = self._record(request.name).deployment_id
         kept = await asyncio.to_thread(self._store.revisions, name)
-        page, token = paginate(
-            kept,
-            key=lambda item: f"{_REVISIONS_MAX - item.revision:012d}",
-            page_size=request.page_size,
-            page_token=request.page_token,
+        page, token = paginate(kept, key=_newest_first, page_size=request.page_size, page_token=request.page_token)
+        revisions, token = fitting(
+            page, token, key=_newest_first, make=convert.revision, size=pb.DeploymentRevision.ByteSize
         )
-        return pb.ListDeploymentRevisionsResponse(
-            revisions=[convert.revision(item) for item in page], next_page_token=token
-        )
+        return pb.ListDeploymentRevisionsResponse(revisions=revisions, next_page_token=token)
 
     async def ListOrphans(self, request: pb.ListOrphansRequest, context: Any) -> pb.ListOrphansResponse:
         """A page of this node's workloads that no deployment claims."""
@@ -232,8 +231,15 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         page, token = paginate(
             orphans.found, key=name_of_workload, page_size=request.page_size, page_token=request.page_token
         )
+        workloads, token = fitting(
+            page,
+            token,
+            key=name_of_workload,
+            make=lambda item: workload_pb2.Workload.FromString(item.raw),
+            size=workload_pb2.Workload.ByteSize,
+        )
         return pb.ListOrphansResponse(
-            workloads=[workload_pb2.Workload.FromString(item.raw) for item in page],
+            workloads=workloads,
             next_page_token=token,
             unreachable_engines=orphans.unreachable,
         )
@@ -406,6 +412,14 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
         if wanted.get("engine", record.engine_id) != record.engine_id:
             return False
         return wanted.get("state", "") in ("", self._views.of(record).state.name)
+
+
+def _deployment_id(record: Deployment) -> str:
+    return record.deployment_id
+
+
+def _newest_first(item: Revision) -> str:
+    return f"{_REVISIONS_MAX - item.revision:012d}"
 
 
 def _state(text: str) -> str:

@@ -10,9 +10,12 @@ from typing import TypeVar
 from services.errors import FieldViolation, InvalidArgument
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
+PAGE_BYTES_MAX = 3 << 20
+"""Most clients refuse an answer over 4 MiB unless they are told otherwise, and whoever has no list has nothing."""
 
 _TERM = re.compile(r"""([A-Za-z0-9_./-]+)\s*=\s*(?:"([^"]*)"|([^\s"=]+))(?:\s+AND\s+|$)""")
 
@@ -24,6 +27,25 @@ def paginate(items: Iterable[T], *, key: Callable[[T], str], page_size: int, pag
     rest = sorted((item for item in items if key(item) > after), key=key)
     page = rest[:size]
     return page, _encode(key(page[-1])) if len(rest) > size else ""
+
+
+def fitting(
+    page: Iterable[T], token: str, *, key: Callable[[T], str], make: Callable[[T], M], size: Callable[[M], int]
+) -> tuple[list[M], str]:
+    """The messages of a page, and its token: no more of them than clients take in one answer, but one at least.
+
+    `make` and `size` (in bytes) are those of the message of one item.
+    """
+    messages: list[M] = []
+    room, last = PAGE_BYTES_MAX, ""
+    for item in page:
+        message = make(item)
+        room -= size(message)
+        if messages and room < 0:
+            return messages, _encode(last)
+        messages.append(message)
+        last = key(item)
+    return messages, token
 
 
 def paginate_ranked(

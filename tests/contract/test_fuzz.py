@@ -126,6 +126,16 @@ class Target:
         method = next(item for item in METHODS if item.name == name)
         return self.send(method, request.SerializeToString())
 
+    def list_deployments(self, token: str) -> pb.ListDeploymentsResponse:
+        """One page, as long as may be."""
+        call = self._channel.unary_unary(
+            "/beemesh.orchestrator.v1.OrchestratorService/ListDeployments",
+            response_deserializer=pb.ListDeploymentsResponse.FromString,
+        )
+        request = pb.ListDeploymentsRequest(page_size=1000, page_token=token).SerializeToString()
+        page: pb.ListDeploymentsResponse = call(request, timeout=10, metadata=self._metadata)
+        return page
+
     def restore(self) -> None:
         """Undo what makes the node unfit for further tests, and have a deployment for them."""
         for name, request in (
@@ -315,3 +325,19 @@ def test_a_flood_of_text_keeps_nobody_waiting(target: Target) -> None:
             waited.append(time.monotonic() - asked)
     assert {check(each.result(), "flood") for each in refused} == {"MANIFEST_TOO_LARGE"}
     assert max(waited) < (time.monotonic() - began) / 2, "a list had to wait until most of them were read"
+
+
+def test_fat_deployments_make_no_list_too_long_to_be_read(target: Target) -> None:
+    """A client with grpc's usual limit of 4 MiB gets all of them, in pages that are shorter than it asked for."""
+    fat = POD.replace("runtime-engine: mock", f"runtime-engine: mock, beemesh.io/note: {'x' * 900_000}")
+    ids = {f"fat-{index}" for index in range(6)}
+    for name in ids:
+        assert target.ask("ApplyManifest", apply(fat, deployment_id=name)) is None
+    found: list[str] = []
+    token = ""
+    while token or not found:
+        page = target.list_deployments(token)
+        found += [deployment.deployment_id for deployment in page.deployments]
+        token = page.next_page_token
+    assert ids <= set(found)
+    assert len(found) == len(set(found))

@@ -19,7 +19,7 @@ from services.engines.records import Removal
 from services.engines.servicer import EngineServicer
 from services.errors import Code
 from services.rpc.convert import from_duration, from_timestamp
-from services.rpc.listing import paginate
+from services.rpc.listing import fitting, paginate
 
 _NAMES = frozenset(method.name for method in METHODS)
 
@@ -48,11 +48,12 @@ class MockEngineServicer(pb_grpc.MockEngineServiceServicer):
         """The calls of EngineService, in order of arrival."""
         page, token = paginate(
             self._script.calls(),
-            key=lambda call: f"{call.number:012}",
+            key=_place,
             page_size=request.page_size,
             page_token=request.page_token,
         )
-        return pb.ListMockCallsResponse(calls=[_call(call) for call in page], next_page_token=token)
+        calls, token = fitting(page, token, key=_place, make=_call, size=pb.MockCall.ByteSize)
+        return pb.ListMockCallsResponse(calls=calls, next_page_token=token)
 
     async def SetMockWorkload(self, request: pb.SetMockWorkloadRequest, context: Context) -> pb.SetMockWorkloadResponse:
         """Change what the backend has; state REMOVED lets it vanish as if removed behind the engine's back."""
@@ -86,6 +87,10 @@ class MockEngineServicer(pb_grpc.MockEngineServiceServicer):
         await parts.monitor.probe_now()
         parts.keeper.backend_changed()
         await parts.keeper.refresh()
+
+
+def _place(call: Call) -> str:
+    return f"{call.number:012}"
 
 
 def _health(value: engine_pb.EngineHealthState.ValueType) -> HealthState:

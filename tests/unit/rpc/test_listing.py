@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import InvalidArgument
-from services.rpc.listing import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, paginate, paginate_ranked, parse_filter
+from services.rpc.listing import (
+    PAGE_BYTES_MAX,
+    PAGE_SIZE_DEFAULT,
+    PAGE_SIZE_MAX,
+    fitting,
+    paginate,
+    paginate_ranked,
+    parse_filter,
+)
 
 KEYS = st.sets(st.text(min_size=1, max_size=5), max_size=30)
 IDS = st.sets(st.text("abc-019", min_size=1, max_size=5), max_size=30)
@@ -25,6 +33,22 @@ def test_pages_give_everything_once_in_order(keys: set[str], size: int) -> None:
         if not token:
             break
     assert seen == sorted(keys)
+
+
+@given(sizes=st.dictionaries(st.text(min_size=1, max_size=5), st.integers(0, PAGE_BYTES_MAX * 2), max_size=12))
+def test_pages_of_fat_items_are_short_and_give_everything_once(sizes: dict[str, int]) -> None:
+    """No page is larger than clients take, unless one item alone is; none is empty, and nothing is left out."""
+    seen: list[str] = []
+    token = ""
+    while True:
+        page, token = paginate(sizes, key=str, page_size=5, page_token=token)
+        taken, token = fitting(page, token, key=str, make=str, size=sizes.__getitem__)
+        assert sum(map(sizes.__getitem__, taken)) <= PAGE_BYTES_MAX or len(taken) == 1
+        assert taken or not token
+        seen += taken
+        if not token:
+            break
+    assert seen == sorted(sizes)
 
 
 @given(keys=KEYS, more=KEYS, size=st.integers(1, 3))
