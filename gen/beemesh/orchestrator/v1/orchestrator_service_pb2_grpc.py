@@ -205,7 +205,8 @@ class OrchestratorServiceServicer(object):
         …; google.rpc.BadRequest has field path, line and column), BAD_DEPLOYMENT_ID, DEPLOYMENT_ID_REQUIRED (the manifest
         has no name), BAD_FALLBACK_POLICY, REQUEST_ID_REUSED: nothing was recorded.
         NOT_FOUND ENGINE_NOT_FOUND: engine_id names none.
-        ABORTED STALE_ETAG: it changed since it was read; OPERATION_IN_PROGRESS: another change of it is under way.
+        ABORTED STALE_ETAG: it changed since it was read; OPERATION_IN_PROGRESS: another change of it is under way;
+        SUPERSEDED: another request came after the one with this request_id, or while this one waited.
         FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD, ENGINE_DRAINING: no engine that the fallback policy allows
         can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried);
         WORKLOAD_FAILED: it was started and failed.
