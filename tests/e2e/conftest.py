@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -18,14 +18,23 @@ from scripts.make_test_image import REFERENCE, import_image
 def start_node() -> Iterator[Callable[..., LocalNode]]:
     """Start any number of nodes; each is stopped after the test, and what it left in podman and on disk is removed."""
     with ExitStack() as stack:
+        yield lambda engines="mock": stack.enter_context(_running(engines))
 
-        def start(engines: str = "mock") -> LocalNode:
-            node = stack.enter_context(LocalNode(engines=engines))
-            if "podman" in engines:
-                stack.callback(lambda: podman_state.purge(node.node_id()))
-            return node
 
-        yield start
+@contextmanager
+def _running(engines: str) -> Iterator[LocalNode]:
+    """A node that is stopped before what it left is removed: while it runs it would make that anew."""
+    node = LocalNode(engines=engines)
+    try:
+        node.start()
+        yield node
+        if node.services():
+            node.stop()
+    finally:
+        node.kill()
+        if "podman" in engines and (node_id := node.node_id()):
+            podman_state.purge(node_id)
+        node.remove()
 
 
 @pytest.fixture
