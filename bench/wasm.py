@@ -24,7 +24,7 @@ from beemesh.type.v1.types_pb2 import Manifest
 from google.protobuf.duration_pb2 import Duration
 
 from bench import bare, processes
-from bench.measure import interleaved, ratios, table, timed
+from bench.measure import interleaved, ratios, timed
 from bench.nodes import start
 from bench.podman import ENVIRONMENT
 from bench.report import Effort, Report, percentile, spread, verdict
@@ -147,8 +147,12 @@ def _beside(rounds: int) -> tuple[str, float]:
             contenders[_CONTAINER] = lambda: timed(_container)
         found = interleaved(contenders, rounds=rounds)
     ratio = statistics.median(ratios(found, _WARM, against=_BARE))
+    cells = [
+        [what, spread(seconds, digits=2, scale=1000), spread(ratios(found, what, against=_BARE), digits=2)]
+        for what, seconds in found.items()
+    ]
     body = (
-        f"{table(found, against=_BARE)}\n\n"
+        f"{rows(['what', 'median ms (min–max)', 'ratio by round'], cells)}\n\n"
         f"Goal: a warm call ≤ {WARM_GOAL:.0f} × one bare RPC, by round: {verdict(ratio <= WARM_GOAL)} ({ratio:.2f}). "
         f"{rounds} rounds, in turns; of the two quick ones each round takes the median of 20 calls. "
         "The container has no Python, so it is a lower bound."

@@ -7,11 +7,9 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-GUEST = Path(__file__).parent / "guest"
+from services.engines.wasm import configuration
 
-STACK_BYTES = 3 << 19
-"""Of a guest's native stack; wasmtime gives it 2 MiB in all. Python's recursion limit is reached before it is full."""
-OPTIMIZE = "speed"
+GUEST = Path(__file__).parent / "guest"
 
 _SOURCES = (".py", ".txt", ".wit")
 
@@ -25,7 +23,12 @@ def runner_key() -> str:
 
 def compiled_key() -> str:
     """Names all that compiled code depends on: wasmtime, its configuration, the processor."""
-    parts = (version("wasmtime"), platform.machine(), _processor(), f"stack={STACK_BYTES},opt={OPTIMIZE}")
+    parts = (
+        version("wasmtime"),
+        platform.machine(),
+        _processor(),
+        f"stack={configuration.STACK_BYTES},opt={configuration.OPTIMIZE}",
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

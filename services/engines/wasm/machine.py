@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import wasmtime
 
-from services.engines.wasm.keys import OPTIMIZE, STACK_BYTES
+from services.engines.wasm.configuration import OPTIMIZE, STACK_BYTES
 
 
 def make_engine() -> wasmtime.Engine:

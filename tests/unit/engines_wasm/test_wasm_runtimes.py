@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.engines.wasm import keys
+from services.engines.wasm import configuration, keys
 from services.engines.wasm.runtimes import PRUNE_SECONDS, Runtimes, Say
 from services.errors import FailedPrecondition, Internal
 from tests.unit.engines_wasm.fakes import settled
@@ -101,6 +101,6 @@ def test_other_inputs_have_other_names(tmp_path: Path, monkeypatch: pytest.Monke
     """Compiled code is found again only under what it was compiled with."""
     before = keys.runner_artifact(tmp_path)
     assert keys.runner_artifact(tmp_path) == before
-    monkeypatch.setattr(keys, "STACK_BYTES", keys.STACK_BYTES * 2)
+    monkeypatch.setattr(configuration, "STACK_BYTES", configuration.STACK_BYTES * 2)
     assert keys.runner_artifact(tmp_path) != before
     assert keys.user_artifact(tmp_path, "a" * 64) != keys.user_artifact(tmp_path, "b" * 64)
