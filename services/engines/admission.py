@@ -14,7 +14,7 @@ from services.engines.engine import Config, Engine, Issue, Severity
 from services.errors import BeemeshError, FailedPrecondition, FieldViolation, InvalidArgument
 from services.identity import canonical_digest, check_deployment_id
 from services.manifests import Format, Manifest
-from services.manifests.resources import scaled_to_zero
+from services.manifests.resources import check_size, scaled_to_zero
 
 WORKLOAD_ID_MAX = 57
 """So that `<workload_id>-<n>` stays within the 63 characters of a DNS label."""
@@ -81,6 +81,7 @@ def admit(order: DeployOrder, engine: Engine) -> Admitted:
     check_workload_id(order.workload_id)
     check_deployment_id(order.manifest_id, field="manifest_id")
     manifest = _read(order.text, order.format)
+    check_size(manifest, replicas=order.config.replicas)
     _check_language(manifest, engine)
     issues = _lifted(engine.check(manifest, order.config), lenient=order.lenient)
     _refuse(engine, issues)
@@ -106,6 +107,7 @@ def validate(
     except BeemeshError as error:
         return Verdict(valid=False, issues=_as_issues(error))
     try:
+        check_size(manifest, replicas=config.replicas if config else None)
         _check_language(manifest, engine)
         issues = _lifted(engine.check(manifest, config or Config()), lenient=lenient)
     except BeemeshError as error:

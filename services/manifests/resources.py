@@ -22,6 +22,9 @@ from services.manifests.paths import Path
 CPU_HINT = "beemesh.io/resources.cpu"
 MEMORY_HINT = "beemesh.io/resources.memory"
 
+COMPONENTS_MAX = 5_000
+"""All told they are about 1.5 MB, which any client can read."""
+
 Reader = Callable[[quantities.Amount], float]
 
 
@@ -97,6 +100,26 @@ def requested(manifest: Manifest, *, replicas: int | None = None) -> Requested:
         cpu_cores=round(float(_total(manifest, _CPU, replicas)), 6),
         memory_bytes=math.ceil(_total(manifest, _MEMORY, replicas)),
     )
+
+
+def check_size(manifest: Manifest, *, replicas: int | None = None) -> None:
+    """Raises InvalidArgument when it asks for more containers than a node makes of one manifest, replicas counted."""
+    for document in manifest.documents:
+        count = _components(document, replicas) if document.is_workload else 0
+        if count > COMPONENTS_MAX:
+            path: Path = ("services",) if document.kind == "Compose" else ("spec", "replicas")
+            message = f"asks for {count:,} containers in all, a node makes at most {COMPONENTS_MAX:,} of one manifest"
+            raise refusal(violation(document, path, message, "TOO_MANY_REPLICAS"))
+
+
+def _components(document: Document, replicas: int | None) -> int:
+    if document.kind == "Compose":
+        services = mapping_at(document.body, ("services",)).values()
+        return sum(_scale(service) if replicas is None else replicas for service in services)
+    pod = pod_path(document.kind)
+    fields = ("initContainers", "containers") if pod else ()
+    parts = sum(len(list(mappings_in(document.body, (*(pod or ()), field)))) for field in fields) or 1
+    return parts * _copies(document, replicas)
 
 
 def scaled_to_zero(manifest: Manifest, *, replicas: int | None = None) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from services import identity, manifests
 from services.errors import FieldViolation, InvalidArgument
-from services.manifests.resources import requested, scaled_to_zero
+from services.manifests.resources import check_size, requested, scaled_to_zero
 from services.orchestrator import selection
 from services.orchestrator.model import Action, Config, Deployment, Issue, Policy, Wish
 
@@ -54,6 +54,7 @@ def read(request: ApplyRequest, *, name_required: bool = False) -> tuple[manifes
             reason="FORMAT_MISMATCH",
             violations=[FieldViolation(field_path="manifest.format", message=message)],
         )
+    check_size(manifest, replicas=request.config.replicas)
     asked = requested(manifest, replicas=request.config.replicas)
     config = request.config
     wish = Wish(

@@ -254,6 +254,7 @@ ATTACKS: Sequence[tuple[str, Message, str]] = [
     ("ApplyManifest", apply(POD.replace("[{", "[{name: main, image: x}, {")), "DUPLICATE_VALUE"),
     ("ApplyManifest", apply(f"{POD}---\n{POD}"), "DUPLICATE_OBJECT"),
     ("ApplyManifest", apply(COMPOSE), "DEPLOYMENT_ID_REQUIRED"),
+    ("ApplyManifest", apply(COMPOSE.replace("x}}", "x, scale: 2000000000}}"), deployment_id="x"), "TOO_MANY_REPLICAS"),
     ("ApplyManifest", apply(POD.replace("runtime-engine: mock", "fallback-policy: maybe")), "BAD_FALLBACK_POLICY"),
 ]
 """Requests that a clever or a careless client would try, and the reason that each is refused for."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.errors import InvalidArgument
 from services.manifests import parse
-from services.manifests.resources import Limits, Requested, container_limits, requested, scaled_to_zero
+from services.manifests.resources import Limits, Requested, check_size, container_limits, requested, scaled_to_zero
 from tests.unit.manifests.samples import COMPOSE, CONFIG_MAP, DEPLOYMENT, FUNCTION, MACHINE, POD, the_violation
 
 MI = 2**20
@@ -206,3 +206,29 @@ def test_limits_after_a_hint_never_exceed_it(limits: list[int | None], hint: int
 def test_nothing_may_be_what_is_wanted(text: str, replicas: int | None, expected: bool) -> None:
     """No replica is wanted where the override, or else every workload of the manifest, says zero."""
     assert scaled_to_zero(parse(text), replicas=replicas) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "replicas", "place"),
+    [
+        (DEPLOYMENT.replace("replicas: 3", "replicas: 2000000000"), None, ("spec.replicas", 7)),
+        (DEPLOYMENT, 5_001, ("spec.replicas", 7)),
+        (DEPLOYMENT.replace("replicas: 3", "replicas: 2000000000"), 5_000, None),
+        (pod(f"[{', '.join(container(f'c{n}') for n in range(100))}]"), 51, ("spec.replicas", 7)),
+        (pod(f"[{', '.join(container(f'c{n}') for n in range(100))}]"), 50, None),
+        (COMPOSE + "    scale: 6000\n", None, ("services", 3)),
+        (COMPOSE + "    scale: 5000\n", None, None),
+        (MACHINE, 5_001, ("spec.replicas", 8)),
+    ],
+)
+def test_nobody_asks_for_more_containers_than_a_node_makes(
+    text: str, replicas: int | None, place: tuple[str, int] | None
+) -> None:
+    """All containers of all replicas are counted; too many are refused at the line that says how many."""
+    if place is None:
+        check_size(parse(text), replicas=replicas)
+        return
+    with pytest.raises(InvalidArgument) as caught:
+        check_size(parse(text), replicas=replicas)
+    (found,) = caught.value.violations
+    assert (found.field_path, found.line, found.reason) == (*place, "TOO_MANY_REPLICAS")
