@@ -6,6 +6,7 @@ away. Projects have bridges of their own, and published ports go through docker'
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,9 @@ _CHANGES = ["ENV PATH=/bin", 'CMD ["sh"]']
 class DockerMachine:
     """A daemon, and engines on it. Raises RuntimeError or OSError when docker cannot be used here."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Mapping[str, object] | None = None) -> None:
+        """`config` is the daemon's daemon.json."""
+        self._config = config or {}
         self._daemon: subprocess.Popen[bytes] | None = None
         self._engines = 0
 
@@ -48,7 +51,7 @@ class DockerMachine:
             if shutil.which(program) is None:
                 raise RuntimeError(f"{program} is not installed")
         self.directory = Path(tempfile.mkdtemp(prefix="bmd"))  # short: sockets go into it
-        (self.directory / "daemon.json").write_text("{}")
+        (self.directory / "daemon.json").write_text(json.dumps(self._config))
         # 64 networks of 16 addresses, apart from podman's 10.88 and 10.89, and from another run's
         self._pool = f"10.{secrets.randbelow(64) + 128}.{secrets.randbelow(64) * 4}.0/22"
         try:

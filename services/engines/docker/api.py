@@ -73,16 +73,6 @@ class Docker:
         found: dict[str, Any] = _unless(reply, 404).json() if reply.status != 404 else {}
         return found
 
-    async def image_digests(self, image: str) -> list[str]:
-        """`name@sha256:…` as registries know the image; nothing when it is not here or was made here."""
-        try:
-            found = await self.sdk.ask(lambda sdk: sdk.inspect_image(image))
-        except Refusal as refusal:
-            if refusal.status == 404:
-                return []
-            raise
-        return list(found.get("RepoDigests") or [])
-
     # Changes
 
     async def stop(self, container: str, *, seconds: int | None, grace: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @asynccontextmanager
-async def podman_like(_: Path) -> AsyncIterator[Path]:
+async def podman_like() -> AsyncIterator[Path]:
     """Every path is answered with 200, `/libpod/_ping` too."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,11 +10,12 @@ import pytest
 from services.engines.compose.binary import Places
 from services.engines.diff import diff
 from services.engines.docker.engine import DockerEngine
-from services.engines.engine import ChangeAction, HealthState, LogQuery, LogSource, Spec, WorkloadState
+from services.engines.engine import HealthState, LogQuery, LogSource, Spec, WorkloadState
 from services.engines.streams import closed_after
 from services.errors import BeemeshError, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.identity import LABEL_NODE_ID
 from tests.harness.docker import DockerMachine
+from tests.integration.docker.impostor import podman_like
 from tests.integration.docker.workloads import components, ids, lines, remove, seen, spec, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
@@ -201,9 +202,7 @@ async def test_docker_comes_back_and_nothing_is_lost(node_id: str) -> None:
 
 async def test_a_socket_of_podmans_is_not_docker(docker: DockerMachine, node_id: str) -> None:
     """What answers as podman would is an impostor; health says so, and leaves no canary or image behind."""
-    from tests.integration.docker.impostor import podman_like
-
-    async with podman_like(docker.socket) as socket, docker.engine(node_id, socket=socket) as engine:
+    async with podman_like() as socket, docker.engine(node_id, socket=socket) as engine:
         health = await engine.probe()
         assert (health.state, health.reason) == (HealthState.UNHEALTHY, "IMPOSTOR_BACKEND")
     before, images = docker.objects(), docker.images()
@@ -211,6 +210,17 @@ async def test_a_socket_of_podmans_is_not_docker(docker: DockerMachine, node_id:
         assert (await engine.probe()).state is HealthState.HEALTHY
         assert engine.info.backend_version
     assert (docker.objects(), docker.images()) == (before, images)
+
+
+async def test_a_docker_that_cannot_run_anything_is_sick(node_id: str) -> None:
+    """It answers a ping and tells of itself; the canary knows better, and its error is docker's own."""
+    broken = {"runtimes": {"broken": {"path": "/bin/false"}}, "default-runtime": "broken"}
+    with DockerMachine(broken) as machine:
+        async with machine.engine(node_id) as engine:
+            health = await engine.probe()
+        assert (health.state, health.reason) == (HealthState.UNHEALTHY, "CANARY_FAILED")
+        assert "/bin/false" in health.message or "OCI runtime" in health.message
+        assert not [name for name in machine.objects() if name.startswith("container")]
 
 
 async def test_many_at_once_leave_nothing(docker: DockerMachine, node_id: str) -> None:
@@ -222,10 +232,3 @@ async def test_many_at_once_leave_nothing(docker: DockerMachine, node_id: str) -
         assert set(await engine.observe()) == {each.workload_id for each in specs}
         await asyncio.gather(*(remove(engine, each) for each in specs))
     assert docker.objects() == before
-
-
-def test_the_actions_of_a_plan_are_known() -> None:
-    """What comes and goes as a whole is created and removed."""
-    old, new = (spec("a" * 40, text) for text in (ONE % "x", TWO))
-    actions = {each.action for each in diff(old.manifest, old.config, new.manifest, new.config)}
-    assert ChangeAction.CREATE in actions
