@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,6 +16,7 @@ from services.engines.streams import closed_after
 from services.errors import BeemeshError, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.identity import LABEL_NODE_ID
 from tests.harness.docker import DockerMachine
+from tests.harness.podman import PodmanMachine, skip_without_podman
 from tests.integration.docker.impostor import podman_like
 from tests.integration.docker.workloads import components, ids, lines, remove, seen, spec, until
 
@@ -142,6 +144,17 @@ async def test_logs_go_on_where_they_ended(docker: DockerMachine, node_id: str) 
         await remove(engine, mine)
 
 
+async def test_a_log_that_is_not_kept_is_told(docker: DockerMachine, node_id: str) -> None:
+    """As what it is, and not as one that is empty."""
+    mine = spec(node_id, (ONE % "echo one; WAITS").replace("}\n", ", logging: {driver: none}}\n"))
+    async with docker.engine(node_id) as engine:
+        await engine.create(mine)
+        with pytest.raises(FailedPrecondition) as caught:
+            await lines(engine, mine)
+        assert caught.value.reason == "LOGS_NOT_KEPT"
+        await remove(engine, mine)
+
+
 async def test_a_follower_who_leaves_holds_nothing(docker: DockerMachine, node_id: str) -> None:
     """His stream at docker ends with him."""
     mine = spec(node_id, ONE % "echo one; WAITS")
@@ -210,6 +223,20 @@ async def test_a_socket_of_podmans_is_not_docker(docker: DockerMachine, node_id:
         assert (await engine.probe()).state is HealthState.HEALTHY
         assert engine.info.backend_version
     assert (docker.objects(), docker.images()) == (before, images)
+
+
+@pytest.mark.podman
+async def test_podmans_own_socket_is_not_docker(node_id: str, docker: DockerMachine) -> None:
+    """The real one, which speaks docker's language well enough to run Compose."""
+    with ExitStack() as stack:
+        with skip_without_podman():
+            podman = stack.enter_context(PodmanMachine())
+        async with podman.service() as service:
+            await service.wait_for_socket()
+            async with docker.engine(node_id, socket=service.socket) as engine:
+                health = await engine.probe()
+    assert (health.state, health.reason) == (HealthState.UNHEALTHY, "IMPOSTOR_BACKEND")
+    assert "podman" in health.message
 
 
 async def test_a_docker_that_cannot_run_anything_is_sick(node_id: str) -> None:
