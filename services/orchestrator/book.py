@@ -16,17 +16,28 @@ from services.rpc.watch import Feed
 class Book:
     """Records by deployment id; gone ones are kept, to a limit, until they are forgotten."""
 
-    def __init__(self, *, store: db.Store, epoch: str, ledger: Ledger, history: History, gone_max: int = 1000) -> None:
+    def __init__(
+        self,
+        *,
+        store: db.Store,
+        epoch: str,
+        ledger: Ledger,
+        history: History,
+        gone_max: int = 1000,
+        requests_max: int = 10_000,
+    ) -> None:
         self._store = store
         self._history = history
         self._listeners: list[Callable[[str], None]] = []
         self._ledger = ledger
         self._gone_max = gone_max
+        self._requests_max = requests_max
         self._records: dict[str, Deployment] = {}
         self._gone: dict[str, None] = {}
         """Ids of gone records, oldest first."""
         self._by_workload: dict[str, str] = {}
         self._requests: dict[str, db.Request] = {}
+        """By request id, oldest first."""
         self.feed: Feed[Deployment] = Feed(epoch=epoch)
 
     def load(self) -> None:
@@ -79,13 +90,13 @@ class Book:
         if event is not None:
             statements += self._history.statements(event)
         if request is not None:
-            statements += db.put_request(request)
+            statements += db.put_request(request, keep=self._requests_max)
         dropped = self._surplus() if record.step is Step.GONE else []
         for deployment_id in dropped:
             statements += db.drop_deployment(deployment_id)
         await self._store.commit(*statements)
         if request is not None:
-            self._requests[request.request_id] = request
+            self._remember(request)
         for deployment_id in dropped:
             self._gone.pop(deployment_id, None)
             self._records.pop(deployment_id, None)
@@ -101,6 +112,12 @@ class Book:
         if record is not None and record.in_flight:
             state = State.DELETING if record.step is Step.REMOVE else State.DEGRADED
             self._show(replace(record, state=state, failure=failure, retries=max(1, record.retries)))
+
+    def _remember(self, request: db.Request) -> None:
+        self._requests.pop(request.request_id, None)
+        self._requests[request.request_id] = request
+        if len(self._requests) > self._requests_max:
+            del self._requests[next(iter(self._requests))]
 
     def _surplus(self) -> list[str]:
         return list(self._gone)[: max(0, len(self._gone) + 1 - self._gone_max)]

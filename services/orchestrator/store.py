@@ -124,7 +124,7 @@ def put_event(sequence: int, deployment_id: str, body: bytes, *, keep: int) -> l
     ]
 
 
-def put_request(item: Request, *, keep: int = 10_000) -> list[Statement]:
+def put_request(item: Request, *, keep: int) -> list[Statement]:
     """Remember a request_id; the oldest beyond `keep` are forgotten."""
     values = (item.request_id, item.deployment_id, item.digest, item.time)
     oldest = "SELECT rowid FROM requests ORDER BY rowid DESC LIMIT 1 OFFSET ?"  # as they came: a wall clock may jump
@@ -187,7 +187,7 @@ class Store:
 
     def requests(self) -> list[Request]:
         """The request ids that are remembered."""
-        rows = self._read("SELECT request_id, deployment_id, digest, time FROM requests")
+        rows = self._read("SELECT request_id, deployment_id, digest, time FROM requests ORDER BY rowid")
         return [Request(request_id=r, deployment_id=d, digest=g, time=t) for r, d, g, t in rows]
 
     def revisions(self, deployment_id: str) -> list[Revision]:
