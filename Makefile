@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) engines tools ## install all that demo and tests need (as root also podman); a second run does nothing
+setup: $(READY) engines tools ## install all that demo and tests need (as root also podman and docker); a second run does nothing
 
 $(READY): requirements.lock pyproject.toml scripts/setup.sh
 	@scripts/setup.sh python
@@ -37,7 +37,7 @@ demo: $(READY) $(if $(findstring podman,$(ENGINES)),engines) ## run a pod on a n
 image: $(READY) engines ## the image that examples/ use, from this machine's busybox
 	@$(PYTHON) -m scripts.make_test_image
 
-test: $(READY) engines tools ## all tests; as root or in CI those on podman must run (PYTEST_ARGS="-k …" chooses)
+test: $(READY) engines tools ## all tests; as root or in CI those on podman and docker must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)
 
 soak: $(READY) ## kill a node's services at random, 1,000 rounds of it, and compare (SEED=… ROUNDS=… SECONDS=…)

@@ -96,9 +96,11 @@ install_or_say() {
 without_starting() {
   local policy=/usr/sbin/policy-rc.d code=0
   if ! can_install || [ -e "$policy" ]; then "$@"; return; fi
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
   "$@" || code=$?
   rm -f "$policy"
+  trap - EXIT
   return "$code"
 }
 
