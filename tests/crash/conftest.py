@@ -9,7 +9,6 @@ import pytest
 
 from tests.crash.node import CrashNode
 from tests.crash.zygote import Zygote
-from tests.e2e.conftest import podman_image as podman_image  # a fixture
 from tests.harness.processes import short_directory
 
 

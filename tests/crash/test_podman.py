@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
 from scripts import podman_state
 from scripts.client import Client
 from scripts.local_node import LocalNode
+from scripts.make_test_image import REFERENCE, import_image
 from tests.crash.podman_life import PodmanLife
 from tests.e2e.test_two_nodes import wait_for_podman
+from tests.harness.podman import skip_without_podman
 
-pytestmark = [pytest.mark.podman, pytest.mark.usefixtures("podman_image")]
+pytestmark = pytest.mark.podman
 
 ENGINE, ORCHESTRATOR = "services.engines.podman", "services.orchestrator"
 SERVICES = ("services.registry", "services.provider", ENGINE, ORCHESTRATOR)
@@ -35,7 +38,7 @@ _LOOP = "while true; do sleep 0.2 & wait $!; done"
 
 def pod(*names: str, policy: str = "Always", first: str = "", says: str = "") -> str:
     """A pod of containers that run until they are told to stop; `first` runs before them."""
-    image = "image: localhost/beemesh-busybox:1, imagePullPolicy: Never"
+    image = f"image: {REFERENCE}, imagePullPolicy: Never"
     command = f"""command: [/bin/sh, -c, "trap 'sleep 1; exit 0' TERM; echo {says}; {_LOOP}"]"""
     lines = [f"  - {{name: {name}, {image}, {command}}}" for name in names]
     before = [f'  - {{name: first, {image}, command: [/bin/sh, -c, "{first}"]}}'] if first else []
@@ -63,6 +66,9 @@ BROKEN = pod("main", policy="Never", first="exit 1")
 @pytest.fixture(scope="module")
 def podman_node() -> Iterator[LocalNode]:
     """A node on podman that the tests share; what it leaves behind is removed."""
+    with skip_without_podman():
+        if subprocess.run(["podman", "image", "exists", REFERENCE], timeout=30, check=False).returncode != 0:
+            import_image()
     with LocalNode(engines="podman") as node:
         try:
             with Client(node.socket) as client:

@@ -45,6 +45,7 @@ def run(soak: Soak, *, seed: int, rounds: int, seconds: float) -> int:
         try:
             soak.play(drawn)
         except Exception:  # whatever it is, how to see it again is said
+            say(soak.log_tail())
             say(traceback.format_exc())
             say(f"soak: FAILED in round {number}: {drawn}")
             say(f"replay with: make soak SEED={seed} ROUNDS={number}")

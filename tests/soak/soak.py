@@ -39,6 +39,10 @@ class Soak:
         """The next round; all that is drawn is drawn here."""
         return draw(self._rng, self._wanted)
 
+    def log_tail(self) -> str:
+        """What the services wrote last."""
+        return self._node.log_tail()
+
     def play(self, drawn: Round) -> None:
         """Raises AssertionError when not all tell the same story afterwards, or a promise was broken."""
         asked = [_Asked(Life(self._node, request.name), request) for request in drawn.requests]
