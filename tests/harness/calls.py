@@ -28,7 +28,7 @@ class Calls:
         self.endless: set[str] = set()
         """Methods that were called without a deadline."""
 
-    async def until(self, method: str, busy: int, *, seconds: float = 3.0) -> None:
+    async def until(self, method: str, busy: int, *, seconds: float = 10.0) -> None:
         """Wait until so many handlers of the method are at work; raises TimeoutError."""
         async with asyncio.timeout(seconds):
             while self.busy[method] != busy:
