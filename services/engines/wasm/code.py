@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from services.engines.wasm.store import CODE, WASM
+from services.engines.wasm.store import CODE, WASM, disk
 from services.engines.wasm.toolchain import kind_of
 from services.errors import BeemeshError, FailedPrecondition, Unavailable
 
@@ -39,8 +41,13 @@ def lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequen
     """Put the code of `spec.code` into `directory`; paths of this machine count only below one of `roots`.
 
     Raises FailedPrecondition (CODE_NOT_FOUND, CODE_MISMATCH, CODE_INVALID, PATH_NOT_ALLOWED), Unavailable
-    (CODE_UNREACHABLE).
+    (CODE_UNREACHABLE), ResourceExhausted (DISK_FULL).
     """
+    with disk(directory):
+        return _lay(code, directory, handler=handler, roots=roots)
+
+
+def _lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequence[Path]) -> Laid:
     if "wasm" in code:
         return _lay_wasm(_fetched(code["wasm"], "spec.code.wasm", roots), directory)
     files = directory / CODE
@@ -123,7 +130,8 @@ def _bounded(file: Any, field: str) -> bytes:
 def _unpack(data: bytes, directory: Path) -> None:
     left, files = UNPACKED_MAX, 0
     try:
-        for name, content in _members(data):
+        for name, member in _members(data):
+            content = _read(member, left + 1)  # a small archive may hold a huge file
             files += 1
             left -= len(content)
             if left < 0 or files > FILES_MAX:
@@ -133,13 +141,22 @@ def _unpack(data: bytes, directory: Path) -> None:
         raise _invalid("spec.code.archive", f"it cannot be unpacked: {error}") from error
 
 
-def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _read(member: IO[bytes], size: int) -> bytes:
+    """At most so many bytes of a member; raises ValueError for what is damaged."""
+    try:
+        with member:
+            return member.read(size)
+    except (OSError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _members(data: bytes) -> Iterator[tuple[str, IO[bytes]]]:
     """The plain files of a zip or a tar, compressed or not; links and devices are refused."""
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
                 if not info.is_dir():
-                    yield info.filename, _read_bounded(archive.open(info))
+                    yield info.filename, archive.open(info)
         return
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as tar:
         for member in tar:
@@ -148,13 +165,7 @@ def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
             file = tar.extractfile(member) if member.isreg() else None
             if file is None:
                 raise ValueError(f"{member.name} is no plain file")
-            yield member.name, _read_bounded(file)
-
-
-def _read_bounded(file: Any) -> bytes:
-    """All of a member, or a byte more than is allowed: a small archive may hold a huge file."""
-    with file:
-        return bytes(file.read(UNPACKED_MAX + 1))
+            yield member.name, file
 
 
 def _write(directory: Path, name: str, data: bytes) -> None:

@@ -89,7 +89,7 @@ class FunctionStore:
 
     def commit(self, staged: Path, kept: Kept) -> None:
         """Make it whole and durable; raises ResourceExhausted(DISK_FULL), Internal."""
-        with _disk(staged):
+        with disk(staged):
             write_atomically(staged / _FACTS, msgspec.json.encode(kept))
             _sync(staged)
             staged.replace(self.place(kept.workload_id))
@@ -98,13 +98,13 @@ class FunctionStore:
     def write(self, kept: Kept) -> None:
         """Change what is kept of one that is there; raises like `commit`."""
         path = self.place(kept.workload_id) / _FACTS
-        with _disk(path):
+        with disk(path):
             write_atomically(path, msgspec.json.encode(kept))
 
     def delete(self, workload_id: str) -> None:
         """Delete all of it; a repeat is harmless. Raises Internal."""
         place, dying = self.place(workload_id), self._directory / f".old-{workload_id}"
-        with _disk(place):
+        with disk(place):
             shutil.rmtree(dying, ignore_errors=True)
             if place.exists():
                 place.replace(dying)
@@ -114,7 +114,7 @@ class FunctionStore:
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk(path: Path) -> Iterator[None]:
     """What the disk refuses, as the contract's errors."""
     try:
         yield

@@ -11,8 +11,10 @@ import fcntl
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from pathlib import Path
 from services.bound import bound
 from services.engines.wasm.keys import GUEST, runner_artifact, runner_source, user_artifact
 
+APP = "beemesh_runner"
+"""The module that componentize-py makes a component of; no function's own module may be called so."""
 BUILD_SECONDS = 600
 COMPILE_MEMORY = 4 << 30
 """Address space of a compilation of a user's code."""
@@ -72,16 +76,18 @@ def compile_user(cache: Path, source: Path, say: Callable[[str], None]) -> Path:
 
 def _componentize(target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    arguments = ["-q", "-d", str(GUEST / "world.wit"), "-w", "runner"]
-    arguments += ["componentize", "runner", "-p", str(GUEST), "-o", str(temporary)]
-    command = bound(sys.executable, "-c", "from componentize_py import script; script()", *arguments)
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS, check=False, env={})
-        if done.returncode:
-            raise NotBuilt(f"componentize-py: {done.stderr.decode(errors='replace').strip()[-2000:]}")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="beemesh-guest-") as directory:  # the guest writes beside its sources
+        guest = shutil.copytree(GUEST, Path(directory, "guest"))
+        arguments = ["-q", "-d", str(guest / "world.wit"), "-w", "runner"]
+        arguments += ["componentize", APP, "-p", str(guest), "-o", str(temporary)]
+        command = bound(sys.executable, "-c", "from componentize_py import script; script()", *arguments)
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS, check=False, env={})
+            if done.returncode:
+                raise NotBuilt(f"componentize-py: {done.stderr.decode(errors='replace').strip()[-2000:]}")
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _compile(wasm: bytes, kind: str, target: Path) -> None:

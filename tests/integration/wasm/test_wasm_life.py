@@ -138,6 +138,28 @@ STRANGE = {
 }
 
 
+async def test_code_is_fetched_by_url(directory: Path) -> None:
+    """As long as its checksum is the one that was named; a page that is not there says so."""
+    archive = zipped(**{"main.py": ECHO})
+    right = hashlib.sha256(archive).hexdigest()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        status, body = ("200 OK", archive) if head.startswith(b"GET /code.zip ") else ("404 Not Found", b"")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, functions(directory) as engine:
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await engine.deploy("fetched", {"archive": {"url": f"{base}/code.zip", "sha256": right}})
+        assert await engine.result("fetched", 5) == 5
+        wrong = {"archive": {"url": f"{base}/code.zip", "sha256": "0" * 64}}
+        assert (await refusal(engine.deploy("wrong", wrong))).reason == "CODE_MISMATCH"
+        missing = {"archive": {"url": f"{base}/other.zip", "sha256": right}}
+        assert (await refusal(engine.deploy("missing", missing))).reason == "CODE_NOT_FOUND"
+
+
 async def test_components_run_too_and_what_asks_for_more_is_refused(directory: Path) -> None:
     """One with wasi:cli/run, that succeeds or fails; imports that functions do not get are named at the deploy."""
 
