@@ -62,6 +62,8 @@ class ProbeTimes:
     """Longer, and a ping tells whether it is frozen or slow."""
     canary: float = 30.0
     """For each of its calls."""
+    canary_wait: float = 3.0
+    """For one, where none has lived yet; the next probe goes on waiting for it."""
     canary_fresh: float = 300.0
     """How long a canary that lived vouches for podman."""
     canary_retry: float = 10.0
@@ -108,10 +110,9 @@ class Probe:
         self._clock = clock
         self._times = times or ProbeTimes()
         self._canary: _Canary | None = None
-        self._successor: asyncio.Task[None] | None = None
+        self._flying: asyncio.Task[_Canary] | None = None
         """The canary that is to take the last one's place."""
         self._tasks = asyncio.TaskGroup()
-        self._one_at_a_time = asyncio.Lock()
         self._last_info: dict[str, Any] | None = None
         self._slow_answers = 0
         """How many probes in a row got no answer to /info in time, though one to a ping."""
@@ -124,8 +125,8 @@ class Probe:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._successor is not None:
-            self._successor.cancel()
+        if self._flying is not None:
+            self._flying.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     @property
@@ -145,7 +146,7 @@ class Probe:
             info = await self._info(http)
             await self._check_canary(http)
         except _Sick as sick:
-            if sick.health.reason != "CANARY_FAILED":
+            if sick.health.reason not in ("CANARY_FAILED", "CANARY_SLOW"):
                 self._canary = None  # what comes back may not be what went
             return sick.health
         cannot = f"rootless podman cannot {self.ability.cannot}" if self.ability.rootless else ""
@@ -201,32 +202,40 @@ class Probe:
         return info
 
     async def _check_canary(self, http: UnixHttp) -> None:
-        """One that lived vouches until its successor has ended; nobody waits for that: a busy podman takes its time."""
+        """One that lived vouches until its successor has ended; where none has, it is waited for, though not for long.
+
+        A busy podman takes its time: that it can be asked, and that it can run a pod, are two findings.
+        """
         backend = (self._service.socket, self._service.starts, self.version)
         last = self._canary
-        if last is None or last.backend[-1] != self.version:
-            last = await self._send_canary(http, backend)
-        lasts = self._times.canary_retry if last.error else self._times.canary_fresh
-        if last.backend != backend or self._clock() - last.time >= lasts:
-            if last.error:
-                last = await self._send_canary(http, backend)
-            elif self._successor is None or self._successor.done():
-                self._successor = self._tasks.create_task(self._succeed(http, backend), context=contextvars.Context())
+        if last is not None and last.backend[-1] != self.version:
+            last = None
+        if last is None or last.backend != backend or self._clock() - last.time >= self._lasts(last):
+            if self._flying is None or self._flying.done():
+                self._flying = self._tasks.create_task(self._send(http, backend), context=contextvars.Context())
+            if last is None or last.error:
+                last = await self._landed(self._flying)
         if last.error:
             raise _Sick("CANARY_FAILED", f"podman answers but cannot run a pod: {last.error}")
 
-    async def _send_canary(self, http: UnixHttp, backend: tuple[object, ...]) -> _Canary:
+    def _lasts(self, canary: _Canary) -> float:
+        return self._times.canary_retry if canary.error else self._times.canary_fresh
+
+    async def _landed(self, flying: asyncio.Task[_Canary]) -> _Canary:
+        await asyncio.wait([flying], timeout=self._times.canary_wait)
+        if not flying.done():
+            raise _Sick("CANARY_SLOW", "podman answers, and has not yet run the pod that it was asked to")
+        return flying.result()
+
+    async def _send(self, http: UnixHttp, backend: tuple[object, ...]) -> _Canary:
         began = self._clock()
-        async with self._one_at_a_time:
+        try:
             error = await self._fly(Podman(http, deadlines=self._deadlines()))
+        except Exception as defect:  # it must not end the engine; a later probe tries again
+            log.error("canary_failed", exc_info=defect)
+            error = f"{defect!r}; the engine's log says more"
         self._canary = _Canary(backend=backend, time=began, error=error)
         return self._canary
-
-    async def _succeed(self, http: UnixHttp, backend: tuple[object, ...]) -> None:
-        try:
-            await self._send_canary(http, backend)
-        except Exception as error:  # a defect must not end the engine; the next probe tries again
-            log.error("canary_failed", exc_info=error)
 
     def _deadlines(self) -> Deadlines:
         return Deadlines(read=self._times.canary, change=self._times.canary)
