@@ -27,6 +27,9 @@ class OrchestratorServiceStub:
     clients retry the unary ones on UNAVAILABLE; all others are not. What has to be recorded may end with
     RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, or DATA_LOSS (DATABASE_GONE, DATABASE_CORRUPT).
 
+    A List gives fewer than page_size where they would be more than 3 MiB. A Watch ends with ABORTED SLOW_CONSUMER when
+    its client does not read, and with OUT_OF_RANGE RESUME_TOO_OLD when it cannot go on from resume_token: list anew.
+
     A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
     operation names the deployment, its state and its generation in its metadata.
     """
@@ -46,7 +49,8 @@ class OrchestratorServiceStub:
     FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD, ENGINE_DRAINING: no engine that the fallback policy allows
     can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried);
     WORKLOAD_FAILED: it was started and failed.
-    RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free) or DISK_FULL.
+    RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free), DISK_FULL, or
+    TOO_MANY_MANIFESTS: long ones are read one after the other, and too many wait already.
     UNAVAILABLE NO_ENGINE_AVAILABLE; BACKEND_UNREACHABLE; ENGINE_UNREACHABLE: the engine that holds it cannot confirm
     that it is gone there, so it stays. With google.rpc.RetryInfo.
     UNKNOWN and DEADLINE_EXCEEDED BACKEND_TIMEOUT: it is not known whether it runs.
@@ -179,6 +183,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     clients retry the unary ones on UNAVAILABLE; all others are not. What has to be recorded may end with
     RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION DATA_DIR_READ_ONLY, or DATA_LOSS (DATABASE_GONE, DATABASE_CORRUPT).
 
+    A List gives fewer than page_size where they would be more than 3 MiB. A Watch ends with ABORTED SLOW_CONSUMER when
+    its client does not read, and with OUT_OF_RANGE RESUME_TOO_OLD when it cannot go on from resume_token: list anew.
+
     A deployment's name is `deployments/{deployment_id}`; the bare id is accepted too. An error about an accepted
     operation names the deployment, its state and its generation in its metadata.
     """
@@ -202,7 +209,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION UNSUPPORTED_KIND, UNSUPPORTED_FIELD, ENGINE_DRAINING: no engine that the fallback policy allows
         can take it; PORT_IN_USE; IMAGE_NOT_FOUND, IMAGE_DENIED (metadata image: the full reference that was tried);
         WORKLOAD_FAILED: it was started and failed.
-        RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free) or DISK_FULL.
+        RESOURCE_EXHAUSTED INSUFFICIENT_<WHAT> (google.rpc.QuotaFailure has asked and free), DISK_FULL, or
+        TOO_MANY_MANIFESTS: long ones are read one after the other, and too many wait already.
         UNAVAILABLE NO_ENGINE_AVAILABLE; BACKEND_UNREACHABLE; ENGINE_UNREACHABLE: the engine that holds it cannot confirm
         that it is gone there, so it stays. With google.rpc.RetryInfo.
         UNKNOWN and DEADLINE_EXCEEDED BACKEND_TIMEOUT: it is not known whether it runs.
