@@ -111,6 +111,13 @@ _RULES: Sequence[_Rule] = (
         _RETRY_REGISTRY_SECONDS,
     ),
     _rule(
+        r"unexpected EOF|connection reset by peer|broken pipe|closed idle connection",
+        Unavailable,
+        "BACKEND_UNREACHABLE",
+        "the daemon has cut the connection; retry",
+        _RETRY_SECONDS,
+    ),
+    _rule(
         r"dependency failed to start|is unhealthy|didn't complete successfully|exited \(\d+\)",
         FailedPrecondition,
         "DEPENDENCY_FAILED",

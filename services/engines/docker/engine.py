@@ -115,6 +115,7 @@ class DockerEngine(Engine):
 
     async def __aenter__(self) -> Self:
         self._machine.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._docker.sdk.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,6 +40,10 @@ class Sdk:
         self._mine = threading.local()
         self._clients: list[APIClient] = []
         self._is_closed = False
+
+    async def open(self) -> None:
+        """Import the SDK, which takes a moment, before anybody's deadline runs."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, import_module, "docker")
 
     def close(self) -> None:
         """Let the threads end; what one of them still waits for is dropped."""
@@ -80,7 +85,7 @@ class Sdk:
             ) from error
 
     def _client(self) -> APIClient:
-        """This thread's: a session is not for several. The import takes a moment, and is made in no one's way here."""
+        """This thread's: a session is not for several."""
         from docker import APIClient
 
         known: APIClient | None = getattr(self._mine, "client", None)

@@ -48,6 +48,8 @@ ENGINE_ID = "wasm"
 GRACE_SECONDS = 10.0
 """For calls under way when a function is stopped or removed, unless it is said."""
 
+_STOP_SECONDS = 2.0
+"""For calls under way when the engine itself stops."""
 _REAP_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _THREADS = 4
@@ -119,8 +121,7 @@ class WasmEngine(Engine):
         for loop in self._loops:
             loop.cancel()
         await self._group.__aexit__(None, None, None)
-        for deployed in self._functions.values():
-            await deployed.close(0.0)
+        await asyncio.gather(*(deployed.close(_STOP_SECONDS) for deployed in self._functions.values()))
         await self._runtimes.__aexit__()
         await self._pool.__aexit__()
         self._threads.shutdown()

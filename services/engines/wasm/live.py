@@ -200,7 +200,7 @@ class LiveFunction:
         except WorkerLost:
             await self._end(instance)
             self.counts.workers_lost += 1
-            raise (problems.worker_lost(metadata) if self._accepts else problems.stopped(self._workload_id)) from None
+            raise problems.worker_lost(metadata) from None
         except Problem as problem:
             self._put_back(instance)
             raise problems.of_guest(problem.facts, metadata) from None

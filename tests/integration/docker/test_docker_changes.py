@@ -18,7 +18,7 @@ from services.identity import LABEL_NODE_ID
 from tests.harness.docker import DockerMachine
 from tests.harness.podman import PodmanMachine, skip_without_podman
 from tests.integration.docker.impostor import podman_like
-from tests.integration.docker.workloads import components, ids, lines, remove, seen, spec, until
+from tests.integration.docker.workloads import SECONDS, components, ids, lines, remove, seen, spec, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 
@@ -142,6 +142,33 @@ async def test_logs_go_on_where_they_ended(docker: DockerMachine, node_id: str) 
         assert await lines(engine, mine, tail_lines=0) == []
         assert all(began - 1 < (line.time or 0) < time.time() + 1 for line in everything)
         await remove(engine, mine)
+
+
+async def test_changes_are_told_as_they_happen(docker: DockerMachine, node_id: str) -> None:
+    """A start, a healthcheck's verdict and an end, of this node's containers alone."""
+    check = "healthcheck: {test: [CMD, ls, /well], interval: 200ms, retries: 1}"
+    mine = spec(node_id, (ONE % "sleep 1; touch /well; WAITS").replace("}\n", f", {check}}}\n"))
+    async with (
+        docker.engine(node_id) as engine,
+        docker.engine("f" * 40) as other,
+        closed_after(engine.changes()) as changes,
+        closed_after(other.changes()) as nothing,
+    ):
+        others = asyncio.ensure_future(anext(aiter(nothing)))
+        first = asyncio.ensure_future(anext(aiter(changes)))
+        await asyncio.sleep(0.5)  # both streams are open
+        await engine.create(mine)
+        await asyncio.wait_for(first, SECONDS)
+        async with asyncio.timeout(SECONDS):
+            while not (await components(engine, mine))["web-0"].ready:
+                await anext(aiter(changes))
+        await remove(engine, mine)
+        async with asyncio.timeout(SECONDS):
+            while await engine.observe():
+                await anext(aiter(changes))
+        assert not others.done()
+        others.cancel()
+        await asyncio.wait([others])
 
 
 async def test_a_log_that_is_not_kept_is_told(docker: DockerMachine, node_id: str) -> None:

@@ -240,11 +240,11 @@ async def test_a_node_may_grant_host_access(docker: DockerMachine, node_id: str,
         await remove(engine, mine)
 
 
-async def test_profiles_are_an_option_and_logs_are_capped(docker: DockerMachine, node_id: str) -> None:
+async def test_profiles_are_an_option_and_logs_are_capped(docker: DockerMachine, node_id: str, tmp_path: Path) -> None:
     """A profile's service runs only when asked for; its log file has a limit that the file has not given."""
     text = 'services:\n  web: &w {image: IMAGE, command: [sh, -c, "WAITS"]}\n  debug: {<<: *w, profiles: [d]}\n'
     plain, with_debug = (spec(node_id, text, engine_options=o) for o in ({}, {"profiles": "d"}))
-    async with docker.engine(node_id, log_cap=LogCap(max_size="1m", max_files=2)) as engine:
+    async with docker.engine(node_id, run_dir=tmp_path, log_cap=LogCap(max_size="1m", max_files=2)) as engine:
         await engine.create(plain)
         assert set(await ids(engine, plain)) == {"web-0"}
         (container,) = docker.containers(f"{LABEL_WORKLOAD_ID}={plain.workload_id}")
@@ -257,6 +257,11 @@ async def test_profiles_are_an_option_and_logs_are_capped(docker: DockerMachine,
         await engine.create(with_debug)
         assert set(await ids(engine, with_debug)) == {"web-0", "debug-0"}
         await remove(engine, with_debug)
+    assert _below(tmp_path) == ["compose-empty"]  # which Compose has left as it was
+
+
+def _below(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
 
 
 FAILURES = {

@@ -43,6 +43,12 @@ CASES: dict[str, tuple[str, type[BeemeshError], str]] = {
         Unavailable,
         "BACKEND_UNREACHABLE",
     ),
+    "a docker that hangs up": (
+        'error during connect: Post "http://%2Fx.sock/v1.41/containers/create": EOF',
+        Unavailable,
+        "BACKEND_UNREACHABLE",
+    ),
+    "an answer that is cut": ("unexpected EOF", Unavailable, "BACKEND_UNREACHABLE"),
     "no program": (
         DAEMON + 'OCI runtime create failed: exec: "nope": executable file not found in $PATH: unknown',
         FailedPrecondition,

@@ -52,8 +52,8 @@ async def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path
     """DEADLINE_EXCEEDED, and its whole process group is gone, deaf children included."""
     script = f"(trap '' TERM; echo $$ >{tmp_path}/pid; exec sleep 100) & wait"
     with pytest.raises(DeadlineExceeded):
-        await run(command(script, tmp_path, timeout=0.5))
-    assert _group_is_gone(tmp_path)
+        await run(command(script, tmp_path, timeout=2.0))
+    await _until_gone(tmp_path)
 
 
 async def test_a_caller_who_leaves_takes_the_program_along(tmp_path: Path) -> None:
@@ -65,7 +65,14 @@ async def test_a_caller_who_leaves_takes_the_program_along(tmp_path: Path) -> No
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert _group_is_gone(tmp_path)
+    await _until_gone(tmp_path)
+
+
+async def _until_gone(directory: Path) -> None:
+    """Return when the kernel has carried out what KILL has ordered."""
+    async with asyncio.timeout(20):
+        while not _group_is_gone(directory):
+            await asyncio.sleep(0)
 
 
 def _group_is_gone(directory: Path) -> bool:

@@ -218,7 +218,7 @@ async def test_who_closes_lets_calls_end_within_the_grace_period(make: Callable[
         running = asyncio.ensure_future(call(function))
         await settled()
         await function.close(0.0)
-        with pytest.raises(FailedPrecondition):
+        with pytest.raises(Unavailable):
             await running
 
 
