@@ -18,6 +18,8 @@ DEFAULT_GRACE_SECONDS = 10.0
 _SECONDS = 60.0
 """For removing it all."""
 _POLL_SECONDS = 0.1
+_BRIEF_SECONDS = 0.02
+"""After a removal that docker has taken; it may still be under way."""
 _MAX_TEXT = 300
 
 log = Log(__name__)
@@ -45,7 +47,7 @@ class Teardown:
                 return
             if said := [text for text in await asyncio.gather(*map(_tried, removals)) if text]:
                 trouble = said[0]
-            await asyncio.sleep(_POLL_SECONDS if clean or trouble else 0)
+            await asyncio.sleep(_POLL_SECONDS if clean or trouble else _BRIEF_SECONDS)
         raise Internal(f"docker did not remove all of it: {trouble or 'it keeps coming back'}", reason="BACKEND_ERROR")
 
     async def _removals(self, *, volumes: bool) -> list[Callable[[], Awaitable[None]]]:
