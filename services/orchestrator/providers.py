@@ -20,6 +20,7 @@ from services.telemetry import Log
 log = Log(__name__)
 
 _SECONDS = 5.0
+_PAGE = 1000
 
 
 class GrpcProviders:
@@ -47,14 +48,14 @@ class GrpcProviders:
     async def announced(self) -> Sequence[str]:
         """The manifest ids that this node announces now."""
         found: list[str] = []
-        request = provider_pb.ListProvidersRequest()
+        request = provider_pb.ListProvidersRequest(page_size=_PAGE)
         while True:
             with translated():
                 answer = await self._stub.ListProviders(request, timeout=budget(_SECONDS))
             found += [provider.manifest_id for provider in answer.providers]
             if not answer.next_page_token:
                 return found
-            request = provider_pb.ListProvidersRequest(page_token=answer.next_page_token)
+            request = provider_pb.ListProvidersRequest(page_size=_PAGE, page_token=answer.next_page_token)
 
     async def announce(self, manifest_id: str, text: Announced) -> None:
         """Make the DHT say that this node runs it, in the provider record and the one that older clients read."""

@@ -175,7 +175,7 @@ class Announcer:
         self._last_seq = self._journal.last_seq()
         for row in self._journal.rows():
             try:
-                record = records.read(row.packet)
+                record = records.read(row.packet, own=row.own)
             except Refused as refused:
                 log.warning("kept_record_unreadable", provider=row.provider.hex(), why=str(refused))
                 self._store.dirty.add((row.key, row.provider))
