@@ -12,4 +12,7 @@ if [ -z "${BEEMESH_REQUIRE_ENGINES+set}" ]; then
     echo "test: no podman here; the tests on it are left out" >&2
   fi
 fi
+# What functions run on is built once for a checkout, outside of any test's time limit.
+.venv/bin/python -m services.engines.wasm.toolchain --cache-dir .build/wasm >/dev/null ||
+  echo "test: the Python runtime of functions cannot be built; the tests on it will fail" >&2
 exec .venv/bin/python -m pytest "$@"

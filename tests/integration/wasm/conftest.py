@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.wasm_harness import build
 from tests.harness.processes import short_directory
 from tests.integration.wasm.functions import Functions, functions
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime() -> None:
+    """The Python runtime is built before the first test, so that no call has to wait for it."""
+    build()
 
 
 @pytest.fixture
