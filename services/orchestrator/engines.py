@@ -21,6 +21,7 @@ from beemesh.type.v1 import types_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from services.errors import BeemeshError, NotFound, Unavailable
+from services.manifests.reader import SHORT
 from services.orchestrator import convert, selection
 from services.orchestrator.model import Config, Deployment, EngineView, Issue, Observed, Plan, Policy, Wish
 from services.orchestrator.steps import UNKNOWN, unreachable
@@ -49,6 +50,8 @@ class Timeouts:
     """Seconds that calls to an engine may take."""
 
     query: float = 5.0
+    reading: float = 60.0
+    """Judging a long manifest: an engine reads one after the other."""
     deploy: float = 600.0
     """Pulling images and preparing disks included."""
     remove: float = 600.0
@@ -265,8 +268,11 @@ class GrpcEngines:
             config=convert.config_pb(wish.config),
         )
         with _calling(engine_id):
-            answer = await self._stub(engine_id).ValidateManifest(request, timeout=budget(self._timeouts.query))
+            answer = await self._stub(engine_id).ValidateManifest(request, timeout=self._judging(wish))
         return [convert.issue(item) for item in answer.issues]
+
+    def _judging(self, wish: Wish) -> float:
+        return budget(self._timeouts.reading if len(wish.manifest) > SHORT else self._timeouts.query)
 
     async def plan(self, engine_id: str, workload_id: str, wish: Wish) -> Plan:
         """What a deploy would change; touches nothing."""
@@ -276,7 +282,7 @@ class GrpcEngines:
             config=convert.config_pb(wish.config),
         )
         with _calling(engine_id):
-            answer = await self._stub(engine_id).PlanWorkload(request, timeout=budget(self._timeouts.query))
+            answer = await self._stub(engine_id).PlanWorkload(request, timeout=self._judging(wish))
         return convert.plan(answer)
 
     async def deploy(self, engine_id: str, deployment: Deployment) -> Observed:
