@@ -64,6 +64,7 @@ def compile_user(cache: Path, source: Path, say: Callable[[str], None]) -> Path:
     """The compiled form of the user's code in `source`; raises NotBuilt."""
     wasm = source.read_bytes()
     target = user_artifact(cache, hashlib.sha256(wasm).hexdigest())
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not target.exists():
         say("compiling the code for this machine")
         _confine()
