@@ -72,9 +72,20 @@ class PodmanLife:
         self.call("DeleteDeployment", request)
 
     def call(self, method: str, request: Any, *, seconds: float = SOON) -> Any:
-        """One call, on a connection of its own: none finds one that has just died. Raises grpc.RpcError."""
-        with Client(self.node.socket) as client:
-            return client.call(getattr(client.orchestrator, method), request, seconds=seconds)
+        """One call, and again while the answer is UNAVAILABLE, as any client would; each on a connection of its own.
+
+        Raises grpc.RpcError.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            with Client(self.node.socket) as client:
+                try:
+                    return client.call(getattr(client.orchestrator, method), request, seconds=seconds)
+                except grpc.RpcError as error:
+                    caught: Any = error  # the error of a synchronous call is the call, too
+                    if caught.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+                        raise
+            time.sleep(_LOOK_SECONDS)
 
     # What becomes of it
 
