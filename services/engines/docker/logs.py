@@ -21,6 +21,8 @@ _LOOK_SECONDS = 0.2
 """Between a stream's end and the look whether its container goes on."""
 _GOES_ON = frozenset({"created", "running", "paused", "restarting"})
 _NANO = 10**9
+_INEXACT = 1000
+"""Nanoseconds that are lost at most where a time is told in seconds since 1970."""
 
 Batch = Sequence[LogLine]
 
@@ -61,12 +63,13 @@ class Logs:
         if wanted == 0:
             self._positions[container] = Position(int(self._clock() * _NANO))
             return
-        start = resumed or Position(int((query.since_time or 0.0) * _NANO))
+        # A time as seconds is not exact to the nanosecond: ask for a little more, and choose by the time we tell.
+        start = resumed or Position(max(0, int((query.since_time or 0.0) * _NANO) - _INEXACT))
         tail = wanted if wanted and not query.sources else None  # docker counts before it chooses
         kept: deque[LogLine] = deque(maxlen=wanted)
         async with closed_after(self._lines(container, start, follow=False, tail=tail)) as lines:
             async for line in lines:
-                if self._wanted(line):
+                if self._wanted(line) and (resumed or not self._is_before(line)):
                     kept.append(self._stamped(container, line))
                 if wanted is None and len(kept) >= _BATCH_LINES:
                     yield tuple(kept)
@@ -148,6 +151,9 @@ class Logs:
 
     async def _inspect(self, container: str) -> dict[str, Any]:
         return await self._docker.inspect(container)
+
+    def _is_before(self, line: Line) -> bool:
+        return line.nanoseconds > 0 and line.nanoseconds / _NANO < (self._query.since_time or 0.0)
 
     def _wanted(self, line: Line) -> bool:
         return not self._query.sources or line.source in self._query.sources

@@ -192,9 +192,13 @@ async def test_our_environment_is_not_the_files(
     mine = spec(node_id, text, env={"GIVEN": "x$y"})
     async with docker.engine(node_id) as engine:
         await engine.create(mine)
+
+        async def written() -> bool:
+            return {"A=unset", "HOME2=none", "GIVEN=x$y"} <= set(await lines(engine, mine))
+
+        await until(written)
         wanted = await lines(engine, mine)
         await remove(engine, mine)
-    assert {"A=unset", "HOME2=none", "GIVEN=x$y"} <= set(wanted)
     assert not [line for line in wanted if line.startswith(("OURS", "DOCKER"))]
 
 

@@ -16,6 +16,7 @@ from beemesh.engine.v1 import engine_service_pb2_grpc as pb_grpc
 from beemesh.engine.v1 import workload_pb2 as wpb
 from beemesh.type.v1 import types_pb2 as tpb
 
+from services.identity import LABEL_WORKLOAD_ID
 from services.rpc.client import connect
 from tests.harness.docker import IMAGE, DockerMachine
 from tests.harness.processes import short_directory, until_serving
@@ -84,11 +85,12 @@ def composes(project: str) -> list[int]:
 async def test_killed_while_it_brings_up_and_while_it_takes_down(docker: DockerMachine, node_id: str) -> None:
     """Compose dies with it; the half-made workload is told as such, made anew, and its removal is finished."""
     before, workload = docker.objects(), f"beemesh-shop-{node_id[:8]}"
+    label = f"{LABEL_WORKLOAD_ID}={workload}"
     with short_directory() as directory:
         async with engine(docker, directory, node_id) as (stub, process):
             creating = stub.DeployWorkload(deploying(workload, STUCK), timeout=SECONDS)
             async with asyncio.timeout(SECONDS):
-                while not composes(f"bm-{workload}") or len(docker.containers()) < 2:
+                while not composes(f"bm-{workload}") or len(docker.containers(label)) < 2:
                     await asyncio.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
             creating.cancel()
@@ -101,7 +103,7 @@ async def test_killed_while_it_brings_up_and_while_it_takes_down(docker: DockerM
                     await asyncio.sleep(0.1)
             done = await stub.DeployWorkload(deploying(workload, SLOW_TO_END), timeout=SECONDS)
             assert done.action == tpb.CHANGE_ACTION_CREATE
-            assert len(docker.containers()) == 1
+            assert len(docker.containers(label)) == 1
             removing = stub.RemoveWorkload(pb.RemoveWorkloadRequest(workload_id=workload), timeout=SECONDS)
             async with asyncio.timeout(SECONDS):
                 while await state_of(stub, workload) != wpb.WORKLOAD_STATE_STOPPING:
