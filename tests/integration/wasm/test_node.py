@@ -143,7 +143,14 @@ def test_without_code_it_validates_and_is_refused_when_applied(node: LocalNode) 
 
 
 def test_a_killed_engine_comes_back_with_its_functions(applied: LocalNode) -> None:
-    """The supervisor starts it again; its workers went with it, its functions did not."""
+    """The supervisor starts it again; its workers went with it, its functions are there to the byte."""
+
+    def kept() -> dict[Path, bytes]:
+        files = (applied.data_dir / "engine-wasm/functions").rglob("*")
+        return {path: path.read_bytes() for path in files if path.is_file() and path.name != "log"}
+
+    content = kept()
+    assert content
     before = deployment(applied).instances[0].workload.components[0].component_id
     old = applied.services()["services.engines.wasm"]
     send(old, signal.SIGKILL)
@@ -154,6 +161,7 @@ def test_a_killed_engine_comes_back_with_its_functions(applied: LocalNode) -> No
         time.sleep(0.1)
     assert by_http(applied) == ANSWER
     assert deployment(applied).instances[0].workload.components[0].component_id == before
+    assert kept() == content
 
 
 def test_the_demo_holds_without_a_container_engine(tmp_path: Path) -> None:

@@ -180,8 +180,8 @@ async def test_components_run_too_and_what_asks_for_more_is_refused(directory: P
             assert (error.reason, "there is no network" in error.message) == ("FUNCTION_LOAD_FAILED", True)
 
 
-async def test_functions_are_there_again_after_a_kill(directory: Path) -> None:
-    """The same bytes, the same component, the same log; instances are made only when they are called."""
+async def test_functions_are_there_again_after_a_restart(directory: Path) -> None:
+    """The same bytes, the same component; what was half made is gone; instances are made only when they are called."""
     code = ECHO + "# \u00fc \u2603\n"
     async with functions(directory) as engine:
         before = await engine.deploy("kept", code)
