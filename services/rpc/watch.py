@@ -89,6 +89,11 @@ class Feed(Generic[T]):
         """Where the feed stands now."""
         return self._token(self._sequence)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch now; who was cut is none."""
+        return sum(map(len, self._watchers.values()))
+
     def get(self, key: str) -> T | None:
         """The item of this key."""
         return self._items.get(key)

@@ -533,12 +533,12 @@ async def test_a_feed_is_left_when_its_watcher_goes_away(tmp_path: Path) -> None
         cancelled, expiring = (channel.unary_stream(WATCH)(b"", timeout=timeout) for timeout in (30, 0.3))
         for call in (cancelled, expiring):
             assert [await call.read(), await call.read()] == [b"1", b"-"]
-        assert len(feed._watchers) == 3
+        assert feed.watchers == 3
         cancelled.cancel()
         killed.kill()
         await killed.wait()
         async with asyncio.timeout(5):
-            while feed._watchers:
+            while feed.watchers:
                 await asyncio.sleep(0.01)
 
 

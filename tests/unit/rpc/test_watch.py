@@ -264,9 +264,9 @@ async def test_who_left_costs_nothing() -> None:
     feed = a_feed()
     watch = feed.watch()
     await anext(watch)
-    watching = sum(1 for _ in feed._watchers)
+    watching = feed.watchers
     await watch.aclose()
-    assert (watching, len(feed._watchers)) == (1, 0)
+    assert (watching, feed.watchers) == (1, 0)
 
 
 def test_an_epoch_with_a_colon_is_refused() -> None:
