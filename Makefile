@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 BENCH ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
-.PHONY: help setup engines tools demo image test soak bench bench-docs check gen gen-check schemas fmt lint format-check types proto-lint imports clean
+.PHONY: help setup engines tools demo image test soak bench bench-docs check gen gen-check schemas cluster-up cluster-test cluster-down fmt lint format-check types proto-lint imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,15 @@ fmt: $(READY) ## format code and contract
 	ruff check --fix-only --quiet .
 	ruff format .
 	buf format -w
+
+cluster-up: $(READY) ## a node as containers (compose.yaml), without an image registry too; as root also without a docker
+	@scripts/cluster.sh up
+
+cluster-test: $(READY) tools ## call that node from outside, by reflection and from Node.js, and kill its services
+	@scripts/cluster.sh test $(PYTEST_ARGS)
+
+cluster-down: ## end that node, and remove all that cluster-up made but the base image's cache
+	@scripts/cluster.sh down
 
 clean: ## remove what was built and cached here, the virtual environment too
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
