@@ -60,10 +60,9 @@ spec:
 def node(podman_image: str) -> Iterator[LocalNode]:
     """A node whose containers may log little."""
     with LocalNode(engines="podman", env={"BEEMESH_CONTAINER_LOG_BYTES": str(LOG_BYTES)}) as started:
-        try:
-            yield started
-        finally:
-            podman_state.purge(started.node_id())
+        node_id = started.node_id()
+        yield started
+    podman_state.purge(node_id)  # not before: a node makes anew what vanishes
 
 
 class Follower:
