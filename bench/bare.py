@@ -113,7 +113,9 @@ def chain(*, cores: set[int]) -> Iterator[str]:
 
 
 def _start(role: str, *sockets: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "bench.bare", role, *sockets], cwd=REPOSITORY)
+    """In a session of its own, as a node starts its services: the kernel shares a busy core out by session."""
+    command = [sys.executable, "-m", "bench.bare", role, *sockets]
+    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
 
 
 def _await_sockets(paths: list[Path]) -> None:
