@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import uvloop
 from beemesh.engine.v1 import engine_service_pb2 as engine_pb
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -22,6 +25,8 @@ from services.identity import LABEL_NODE_ID
 
 LIST_GOAL_MS = 100.0
 CPU_GOAL_PERCENT = 10.0
+
+_TRIES = 30
 
 _SOCKETS = """\
       readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 10}
@@ -86,7 +91,8 @@ def run(effort: Effort) -> Report:
     """Pods whose probes are connections, then some whose probes are commands."""
     pods, commands, seconds = effort.of(110, 2), effort.of(20, 1), effort.of(20, 2)
     import_image(IMAGE)
-    with node("podman") as local:
+    with node("podman") as local, contextlib.ExitStack() as stack:
+        stack.callback(_clean, local)
         apply_seconds = _apply(local, "net", pods, _POD + _SOCKETS)
         lists, workloads = _lists(local, effort.of(200, 5))
         probed = _cost(local, seconds)
@@ -164,7 +170,18 @@ def _names(prefix: str, count: int) -> list[str]:
 def _apply(local: LocalNode, prefix: str, count: int, manifest: str) -> float:
     async def apply() -> None:
         async with Applier(local.socket, engine="podman") as applier:
-            await each(lambda name: applier.apply(name, manifest), _names(prefix, count), in_flight=4)
+
+            async def until_taken(name: str) -> None:
+                for _ in range(_TRIES):
+                    try:
+                        return await applier.apply(name, manifest)
+                    except grpc.aio.AioRpcError as error:  # a busy podman is taken for sick now and then
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                            raise
+                        await asyncio.sleep(1)
+                raise TimeoutError(f"podman did not take {name}")
+
+            await each(until_taken, _names(prefix, count), in_flight=4)
 
     began = time.perf_counter()
     uvloop.run(apply())
@@ -179,6 +196,14 @@ def _delete(local: LocalNode, prefix: str, count: int) -> None:
             await each(applier.delete, _names(prefix, count), in_flight=4)
 
     uvloop.run(delete())
+
+
+def _clean(local: LocalNode) -> None:
+    """Nothing stays on the machine, however the measuring has ended."""
+    command = ["podman", "pod", "ls", "--quiet", "--filter", f"label={LABEL_NODE_ID}={local.node_id()}"]
+    left = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+    if left:
+        subprocess.run(["podman", "pod", "rm", "--force", *left], check=True, capture_output=True, timeout=600)
 
 
 def _lists(local: LocalNode, count: int) -> tuple[Sequence[float], Sequence[float]]:
