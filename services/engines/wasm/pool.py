@@ -61,9 +61,10 @@ class Pool:
         """A worker with nothing loaded; raises ResourceExhausted(WORKERS_BUSY), WorkerLost."""
         while self._spares:
             worker = self._spares.pop()
+            self._taken.add(worker)
             if worker.is_alive:
-                self._taken.add(worker)
                 return worker
+            await self.end(worker)
         while self.count >= self._limit:
             if self.evict is None or not await self.evict():
                 raise ResourceExhausted(
@@ -96,7 +97,9 @@ class Pool:
         try:
             if not wanted:
                 while self._spares:
-                    await _ended(self._spares.pop())
+                    worker = self._spares.pop()
+                    self._taken.add(worker)
+                    await self.end(worker)
             while wanted and len(self._spares) < self._wanted_spares and self.count < self._limit:
                 self._spares.append(await self._start())
         except WorkerLost as error:
