@@ -411,7 +411,7 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
             return False
         if wanted.get("engine", record.engine_id) != record.engine_id:
             return False
-        return wanted.get("state", "") in ("", self._views.of(record).state.name)
+        return "state" not in wanted or wanted["state"] == self._views.of(record).state.name
 
 
 def _deployment_id(record: Deployment) -> str:
