@@ -18,7 +18,7 @@ def conditions() -> str:
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("grpcio", "protobuf", "uvloop"))
     load = os.getloadavg()[0]
     return (
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cores} cores, Linux {platform.release().partition("-")[0]}, "
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cores} cores, Linux {platform.release().partition('-')[0]}, "
         f"Python {platform.python_version()}, {packages}{_podman()}; load average at the start {load:.1f}"
     )
 
