@@ -29,13 +29,18 @@ recall() {
   . "$kept"
 }
 
+# Whether the docker is the cluster's own.
+own() { [ -e "$here/daemon.json" ]; }
+
 answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
 # --- docker
 
 find_docker() {
   have docker || fail "needs docker's client: apt-get install docker.io"
-  if [ -n "${DOCKER_HOST:-}" ]; then
+  if own; then
+    answers || start_docker
+  elif [ -n "${DOCKER_HOST:-}" ]; then
     [[ $DOCKER_HOST == unix://* ]] || fail "DOCKER_HOST=$DOCKER_HOST: only unix:// can be given to a container"
     answers || fail "DOCKER_HOST=$DOCKER_HOST does not answer"
   elif DOCKER_HOST=unix:///var/run/docker.sock answers; then
@@ -43,7 +48,7 @@ find_docker() {
   else
     start_docker
   fi
-  remember DOCKER_HOST "$DOCKER_HOST"
+  own || remember DOCKER_HOST "$DOCKER_HOST"
   remember DOCKER_SOCKET "${DOCKER_HOST#unix://}"
   remember DOCKER_GID "$(stat -c %g "${DOCKER_HOST#unix://}")"
 }
@@ -55,14 +60,15 @@ start_docker() {
   have dockerd || fail "no docker answers, and dockerd is not here: apt-get install docker.io"
   [ ${#here} -lt 70 ] || fail "$here is too long a path for sockets: set DOCKER_HOST"
   say "starting a docker in ${here#"$PWD"/}"
+  end_process "$here/dockerd.pid"
+  end_process "$here/exec/containerd/containerd.pid"
+  remember DOCKER_HOST "unix://$here/docker.sock"
   echo '{}' >"$here/daemon.json"
   setsid dockerd --config-file "$here/daemon.json" --pidfile "$here/dockerd.pid" \
     --data-root "$here/docker" --exec-root "$here/exec" --host "unix://$here/docker.sock" --group root \
     --bridge=none --iptables=false --ip6tables=false --ip-forward=false \
     --default-address-pool "base=${CLUSTER_POOL:-10.200.0.0/20},size=28" \
     >"$here/dockerd.log" 2>&1 </dev/null 9>&- &
-  DOCKER_HOST=unix://$here/docker.sock
-  export DOCKER_HOST
   until answers; do
     kill -0 $! 2>/dev/null || { tail -5 "$here/dockerd.log" >&2; fail "dockerd does not start"; }
     sleep 0.2
@@ -70,36 +76,40 @@ start_docker() {
 }
 
 stop_docker() {
-  local daemon containerd mount
-  daemon=$(cat "$here/dockerd.pid" 2>/dev/null || true)
-  containerd=$(cat "$here/exec/containerd/containerd.pid" 2>/dev/null || true)
-  [ -n "$daemon" ] && is dockerd "$daemon" && kill "$daemon" && wait_gone "$daemon"
-  [ -n "$containerd" ] && is containerd "$containerd" && kill -9 "$containerd" # outlives a daemon that was killed
+  local mount
+  end_process "$here/dockerd.pid"
+  end_process "$here/exec/containerd/containerd.pid" # outlives a daemon that was killed
   # What is left mounted, the innermost first.
-  for mount in $(awk -v below="$here/" 'index($2, below) == 1 {print $2}' /proc/mounts | sort -r); do umount -l "$mount"; done
-}
-
-# A pid may have gone to another program since it was written down.
-is() { [ "$(cat "/proc/$2/comm" 2>/dev/null)" = "$1" ]; }
-
-wait_gone() {
-  for _ in $(seq 150); do
-    [ -d "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null || return 0
-    sleep 0.2
+  for mount in $(awk -v below="$here/" 'index($2, below) == 1 {print $2}' /proc/mounts | sort -r); do
+    umount -l "$mount"
   done
-  kill -9 "$1"
 }
+
+# Ends a daemon of the cluster's own by the pid that it wrote into a file; the next one would take the file for its life.
+end_process() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null || true)
+  ! is_own "$pid" || kill "$pid"
+  for _ in $(seq 100); do is_own "$pid" || break; sleep 0.2; done
+  ! is_own "$pid" || kill -9 "$pid"
+  rm -f "$1"
+}
+
+# A pid may have gone to another program, or to a zombie, since it was written down.
+is_own() { [ -n "$1" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "$here/"; }
 
 # --- images
+
+has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
 choose_base() {
   if [ -z "${BASE_IMAGE:-}" ]; then
     BASE_IMAGE=$OWN_BASE
-    if docker image inspect "$PUBLIC_BASE" >/dev/null 2>&1 || timeout 120 docker pull -q "$PUBLIC_BASE" >/dev/null 2>&1; then
+    if has_image "$PUBLIC_BASE" || timeout 120 docker pull -q "$PUBLIC_BASE" >/dev/null 2>&1; then
       BASE_IMAGE=$PUBLIC_BASE
     fi
   fi
-  if [ "$BASE_IMAGE" = "$OWN_BASE" ] && ! docker image inspect "$OWN_BASE" >/dev/null 2>&1; then
+  if [ "$BASE_IMAGE" = "$OWN_BASE" ] && ! has_image "$OWN_BASE"; then
     say "no image registry: making $OWN_BASE"
     scripts/base_image.sh "$OWN_BASE" >&2
   fi
@@ -110,12 +120,15 @@ choose_base() {
 build() {
   local builder=()
   docker buildx version >/dev/null 2>&1 || builder=(env DOCKER_BUILDKIT=0)
-  PIP_INDEX_URL=${PIP_INDEX_URL:-$(pip_setting index-url)} PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-$(pip_setting extra-index-url)}
-  local arguments=(--build-arg "BASE_IMAGE=$BASE_IMAGE") index=PIP_INDEX_URL extra=PIP_EXTRA_INDEX_URL
+  PIP_INDEX_URL=${PIP_INDEX_URL:-$(pip_setting index-url)}
+  PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-$(pip_setting extra-index-url)}
   export PIP_INDEX_URL PIP_EXTRA_INDEX_URL
-  [ -z "$PIP_INDEX_URL" ] || arguments+=(--build-arg "$index")
-  [ -z "$PIP_EXTRA_INDEX_URL" ] || arguments+=(--build-arg "$extra")
-  "${builder[@]}" docker build --quiet --network host --file deploy/Dockerfile --tag beemesh:local "${arguments[@]}" . >"$here/build.log" 2>&1 ||
+  local name arguments=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+  for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL {HTTP,HTTPS,NO}_PROXY {http,https,no}_proxy; do
+    [ -z "${!name:-}" ] || arguments+=(--build-arg "$name") # whose value is in the environment
+  done
+  "${builder[@]}" docker build --quiet --network host --file deploy/Dockerfile --tag beemesh:local \
+    "${arguments[@]}" . >"$here/build.log" 2>&1 ||
     { tail -30 "$here/build.log" >&2; fail "the image cannot be built"; }
   [ -z "$PIP_INDEX_URL$PIP_EXTRA_INDEX_URL" ] || forget_stage
 }
@@ -130,11 +143,7 @@ forget_stage() { docker image prune --force --filter label=io.beemesh.stage=buil
 up() {
   mkdir -p "$here"
   chmod 700 "$here"
-  if recall; then
-    answers || fail "the docker of the last cluster-up is gone: make cluster-down first"
-    say "it was begun before; going on"
-  fi
-  : >"$kept.new" && mv "$kept.new" "$kept"
+  if recall; then say "it was begun before; going on with its settings"; fi
   find_docker
   remember BEEMESH_PROJECT "${BEEMESH_PROJECT:-beemesh}"
   remember BEEMESH_PORT "${BEEMESH_PORT:-7443}"
@@ -144,7 +153,8 @@ up() {
   say "building beemesh:local on $BASE_IMAGE"
   build
   say "starting"
-  compose --progress quiet up --detach --no-build --wait --wait-timeout 300 || { compose logs --tail 20 >&2; fail "it does not start"; }
+  compose --progress quiet up --detach --no-build --wait --wait-timeout 300 ||
+    { compose logs --tail 20 >&2; fail "it does not start"; }
   (umask 077 && compose exec -T orchestrator cat /run/beemesh/token >"$here/token")
   remember BEEMESH_NODE_ID "$(compose exec -T orchestrator beectl version | grep -oE '\b[0-9a-f]{40}\b' | head -1)"
   say "127.0.0.1:$BEEMESH_PORT, token in ${here#"$PWD"/}/token"
@@ -156,17 +166,14 @@ run_tests() {
 }
 
 down() {
-  if ! recall; then rm -rf "$here"; return; fi
-  if [ -e "$here/dockerd.pid" ] && ! answers; then
-    say "its docker does not answer; removing what it had"
-  elif answers; then
-    compose --progress quiet down --volumes --remove-orphans --timeout 15
+  if recall; then
+    if own && ! answers; then start_docker; fi # what a daemon that was killed has left running, only a daemon ends
+    answers || fail "${DOCKER_HOST:-docker} does not answer: start it, then repeat; else its containers would be left"
+    if [ -n "${DOCKER_GID:-}" ]; then compose --progress quiet down --volumes --remove-orphans --timeout 15; fi
     remove_workloads
-    if [ ! -e "$here/dockerd.pid" ]; then remove_images; fi
-  else
-    fail "$DOCKER_HOST does not answer: start it, then repeat; else its containers would be left"
+    own || remove_images
   fi
-  stop_docker
+  if own; then stop_docker; fi
   rm -rf --one-file-system "$here"
 }
 

@@ -22,3 +22,4 @@ def cluster() -> Iterator[Cluster]:
     cluster.delete_all()
     yield cluster
     cluster.delete_all()
+    cluster.remove_image()

@@ -117,6 +117,10 @@ class Cluster:
         changes = [option for change in _CHANGES for option in ("--change", change)]
         self.docker("import", *changes, "-", REFERENCE, data=busybox_tar(Path(busybox)))
 
+    def remove_image(self) -> None:
+        """Remove it again."""
+        self.docker("image", "rm", REFERENCE)
+
     def workload_containers(self) -> set[str]:
         """The ids of the containers that the node's workloads have."""
         return set(
