@@ -7,6 +7,7 @@ import signal
 import pytest
 
 _RERUNS = 2
+_REAL = {"clients", "contract", "crash", "e2e", "integration"}
 
 
 def pytest_configure() -> None:
@@ -16,11 +17,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on real podman, or on real processes and their timing, may be tried again; the report names each rerun.
+    """A test on a real engine, or on real processes and their timing, may be tried again; the report names each rerun.
 
-    A busy machine makes podman slow beyond any bound that would still mean something. What is wrong fails every time.
+    A busy machine makes engines slow beyond any bound that would still mean something. What is wrong fails every time.
     """
     for item in items:
-        real = item.get_closest_marker("podman") or {"e2e", "contract"} & set(item.path.parts)
-        if real:
+        if item.get_closest_marker("podman") or item.get_closest_marker("docker") or _REAL & set(item.path.parts):
             item.add_marker(pytest.mark.flaky(reruns=_RERUNS, reruns_delay=1))

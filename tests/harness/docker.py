@@ -173,10 +173,15 @@ class DockerMachine:
             sdk.import_image_from_data(data, repository=name, tag=tag, changes=[*_CHANGES, *(changes or [])])
 
     def containers(self, label: str = "") -> list[dict[str, Any]]:
-        """All about the containers with this label."""
+        """All about the containers with this label; one that goes just then is left out."""
+        from docker.errors import NotFound
+
+        found = []
         with self.sdk() as sdk:
-            listed = sdk.containers(all=True, filters={"label": [label]} if label else {})
-            return [sdk.inspect_container(each["Id"]) for each in listed]
+            for each in sdk.containers(all=True, filters={"label": [label]} if label else {}):
+                with suppress(NotFound):
+                    found.append(sdk.inspect_container(each["Id"]))
+        return found
 
     def objects(self) -> set[str]:
         """All there is, images left out."""

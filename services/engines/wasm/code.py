@@ -115,6 +115,7 @@ def _download(url: str, field: str) -> bytes:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
             return _bounded(response, field)
     except urllib.error.HTTPError as error:
+        error.close()  # it is an open answer, too
         raise _not_found(field, f"{url} answers {error.code}") from error
     except (OSError, ValueError) as error:
         raise Unavailable(f"{field}: {url} cannot be read: {error}", reason="CODE_UNREACHABLE") from error
