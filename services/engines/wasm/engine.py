@@ -174,7 +174,11 @@ class WasmEngine(Engine):
         try:
             laid = await self._in_thread(
                 lambda: code.lay(
-                    given, staged, handler=wanted.handler, roots=self._code_roots, suffix=".py" if wanted.is_python else ".js"
+                    given,
+                    staged,
+                    handler=wanted.handler,
+                    roots=self._code_roots,
+                    suffix=".py" if wanted.is_python else ".js",
                 )
             )
             kept = Kept(

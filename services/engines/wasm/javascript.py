@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ class Tools:
 def find(modules: str, path: str) -> Tools | None:
     """The tools in the node_modules directory `modules`, or where it is empty by `path`; None: they are not there."""
     node = shutil.which("node", path=path)
-    found = os.path.join(modules, ".bin", "jco") if modules else shutil.which("jco", path=path)
-    if node is None or found is None or not os.path.exists(found):
+    found = f"{modules}/.bin/jco" if modules else shutil.which("jco", path=path)
+    if node is None or found is None or not Path(found).exists():
         return None
     script = Path(found).resolve()
     for root in script.parents:

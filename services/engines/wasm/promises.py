@@ -1,4 +1,4 @@
-"""Calls a guest's async export, which wasmtime's Python interface does not wrap: by its C interface, of the pinned major."""
+"""Calls a guest's async export, by the C interface of the pinned major: the Python interface wraps none."""
 
 from __future__ import annotations
 

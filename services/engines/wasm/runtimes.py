@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from services.bound import bound
-from services.engines.wasm import javascript, keys
+from services.engines.wasm import keys
+from services.engines.wasm.javascript import INSTALL, Tools, find
 from services.engines.wasm.toolchain import BUILD_SECONDS
 from services.errors import FailedPrecondition, Internal
 from services.telemetry import Log
@@ -92,14 +93,14 @@ class Runtimes:
         """Whether functions in JavaScript can run, as a person reads it."""
         if self._known_javascript() is not None:
             return "ready"
-        return "built at first use" if self._tools() else f"not available: {javascript.INSTALL}"
+        return "built at first use" if self._tools() else f"not available: {INSTALL}"
 
     async def javascript(self, say: Say) -> Path:
         """The compiled JavaScript runtime; raises FailedPrecondition(RUNTIME_NOT_AVAILABLE), Internal."""
         if found := self._known_javascript():
             return found
         if self._tools() is None:
-            message = f"runtime javascript is not available on this node; to build it takes: {javascript.INSTALL}"
+            message = f"runtime javascript is not available on this node; to build it takes: {INSTALL}"
             raise FailedPrecondition(message, reason="RUNTIME_NOT_AVAILABLE", metadata={"runtime": "javascript"})
         code, built = await self._built(("--javascript", self._node_modules, "--path", self._path), say)
         if code:
@@ -140,8 +141,8 @@ class Runtimes:
         self._python = artifact if artifact.exists() else None
         return self._python
 
-    def _tools(self) -> javascript.Tools | None:
-        return javascript.find(self._node_modules, self._path)
+    def _tools(self) -> Tools | None:
+        return find(self._node_modules, self._path)
 
     def _known_javascript(self) -> Path | None:
         tools = self._tools()
