@@ -1,4 +1,4 @@
-"""Where the tools are that build the JavaScript runtime: jco, an npm package, and the node that runs it. Blocking, quick."""
+"""Where jco is, the npm package that builds the JavaScript runtime, and the node that runs it. Blocking, quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls a guest's async export, by the C interface of the pinned major: the Python interface wraps none."""
+"""Calls an async export of a guest by wasmtime's C interface: the Python one does not wrap it."""
 
 from __future__ import annotations
 
