@@ -125,6 +125,17 @@ install_clients() {
   quietly npm ci --prefix "$clients" --ignore-scripts --no-audit --no-fund || say "left out: the clients in Node.js"
 }
 
+# What builds the runtime of functions in JavaScript.
+install_jco() {
+  local version=1.35.0 place=.build/javascript
+  grep -qs "\"version\": \"$version\"" "$place/node_modules/@bytecodealliance/jco/package.json" && return
+  have node && have npm || { say "left out: jco (node or npm is not here)"; return; }
+  say "installing jco"
+  mkdir -p "$place"
+  quietly npm install --prefix "$place" --no-save --no-package-lock --ignore-scripts --no-audit --no-fund \
+    "@bytecodealliance/jco@$version" || say "left out: jco"
+}
+
 setup_tools() {
   local lacking=() go
   have jq || lacking+=(jq)
@@ -133,6 +144,7 @@ setup_tools() {
   fi
   have docker-registry || [ -x .build/bin/docker-registry ] || fetch_registry
   install_clients
+  install_jco
   have grpcurl || [ -x .build/bin/grpcurl ] && return
   go=$(command -v go || { [ -x /usr/local/go/bin/go ] && echo /usr/local/go/bin/go; } || true)
   if [ -z "$go" ]; then

@@ -37,24 +37,24 @@ class Laid:
     wasm_kind: str = ""
 
 
-def lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequence[Path]) -> Laid:
+def lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequence[Path], suffix: str = ".py") -> Laid:
     """Put the code of `spec.code` into `directory`; paths of this machine count only below one of `roots`.
 
     Raises FailedPrecondition (CODE_NOT_FOUND, CODE_MISMATCH, CODE_INVALID, PATH_NOT_ALLOWED), Unavailable
     (CODE_UNREACHABLE), ResourceExhausted (DISK_FULL).
     """
     with disk(directory):
-        return _lay(code, directory, handler=handler, roots=roots)
+        return _lay(code, directory, handler=handler, roots=roots, suffix=suffix)
 
 
-def _lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequence[Path]) -> Laid:
+def _lay(code: Mapping[str, Any], directory: Path, *, handler: str, roots: Sequence[Path], suffix: str) -> Laid:
     if "wasm" in code:
         return _lay_wasm(_fetched(code["wasm"], "spec.code.wasm", roots), directory)
     files = directory / CODE
     files.mkdir(mode=0o700)
     if "inline" in code:
         module = handler.rpartition(".")[0]
-        _write(files, module.replace(".", "/") + ".py", code["inline"].encode())
+        _write(files, module.replace(".", "/") + suffix, code["inline"].encode())
     elif "files" in code:
         for name, text in code["files"].items():
             _write(files, name, text.encode())

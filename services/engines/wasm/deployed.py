@@ -162,12 +162,14 @@ class Deployed:
 
         if kept.spec.is_python:
             artifact = await means.runtimes.python(say)
+        elif kept.spec.runtime == "javascript":
+            artifact = await means.runtimes.javascript(say)
         else:
             artifact = await means.runtimes.user(place / WASM, kept.wasm_sha256, say)
         order: dict[str, Any] = {
-            "kind": kept.wasm_kind or "python",
+            "kind": kept.wasm_kind or ("python" if kept.spec.is_python else "javascript"),
             "artifact": str(artifact.absolute()),
-            "app": str((place / CODE).absolute()) if kept.spec.is_python else "",
+            "app": str((place / CODE).absolute()) if kept.spec.runtime != "wasm" else "",
             "handler": kept.spec.handler,
             "name": kept.spec.name,
             "env": dict(kept.spec.env),

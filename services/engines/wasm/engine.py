@@ -134,7 +134,11 @@ class WasmEngine(Engine):
             self._tried = await try_out(self._runtimes)
         if self._tried.state is not HealthState.HEALTHY:
             return self._tried
-        attributes = {"backend_version": self._info.backend_version, "python_runtime": self._python_state()}
+        attributes = {
+            "backend_version": self._info.backend_version,
+            "python_runtime": self._python_state(),
+            "javascript_runtime": self._runtimes.javascript_state,
+        }
         return replace(self._tried, attributes=attributes)
 
     def _python_state(self) -> str:
@@ -156,6 +160,8 @@ class WasmEngine(Engine):
         wanted = function.read(spec.manifest, spec.config)
         if wanted.is_python:
             await self._runtimes.python(lambda text: self.tell(spec.workload_id, text))
+        elif wanted.runtime == "javascript":
+            await self._runtimes.javascript(lambda text: self.tell(spec.workload_id, text))
 
     async def create(self, spec: Spec) -> None:
         """Lay down its code, load it once, and answer its HTTP trigger."""
@@ -167,7 +173,13 @@ class WasmEngine(Engine):
         staged = await self._in_thread(lambda: self._store.stage(workload_id))
         try:
             laid = await self._in_thread(
-                lambda: code.lay(given, staged, handler=wanted.handler, roots=self._code_roots)
+                lambda: code.lay(
+                    given,
+                    staged,
+                    handler=wanted.handler,
+                    roots=self._code_roots,
+                    suffix=".py" if wanted.is_python else ".js",
+                )
             )
             kept = Kept(
                 ownership=replace(spec.ownership, manifest_hash=hash_label(spec.ownership.manifest_hash)),

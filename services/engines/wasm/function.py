@@ -14,12 +14,13 @@ from services.manifests import Document, Manifest, Path, quantities, violation
 
 PYTHON_MINOR = 14
 """Python 3.14 is what componentize-py bundles; the manifest's version is a minimum."""
-RUNTIMES = ("python:3.0 to python:3.14", "wasm")
+RUNTIMES = ("python:3.0 to python:3.14", "javascript", "wasm")
 """As a person reads them."""
 
 MEMORY_DEFAULT = 128 << 20
 MEMORY_MIN = 64 << 20
 """Of a Python function: an interpreter alone takes half of it."""
+MEMORY_MIN_JAVASCRIPT = 16 << 20
 MEMORY_MAX = 4 << 30
 """What 32-bit WebAssembly can address."""
 TIMEOUT_DEFAULT = 30.0
@@ -40,7 +41,7 @@ class FunctionSpec:
 
     name: str
     runtime: str
-    """What runs it: `python:3.14` or `wasm`."""
+    """What runs it: `python:3.14`, `javascript` or `wasm`."""
     handler: str
     memory_bytes: int
     timeout: float
@@ -56,7 +57,7 @@ class FunctionSpec:
     @property
     def is_python(self) -> bool:
         """Whether the generic Python runtime runs it."""
-        return self.runtime != "wasm"
+        return self.runtime not in ("javascript", "wasm")
 
 
 def read(manifest: Manifest, config: Config) -> FunctionSpec:
@@ -69,7 +70,7 @@ def read(manifest: Manifest, config: Config) -> FunctionSpec:
     declared = {item["name"]: item.get("value", "") for item in spec.get("env", ())}
     return FunctionSpec(
         name=document.name,
-        runtime="wasm" if spec["runtime"] == "wasm" else f"python:3.{PYTHON_MINOR}",
+        runtime=spec["runtime"] if spec["runtime"] in ("javascript", "wasm") else f"python:3.{PYTHON_MINOR}",
         handler=spec["handler"],
         memory_bytes=quantities.memory(spec["memory"]) if "memory" in spec else asked,
         timeout=quantities.duration(spec.get("timeout", TIMEOUT_DEFAULT)),
@@ -102,14 +103,21 @@ def _runtime(document: Document) -> Iterator[Issue]:
     if runtime == "wasm":
         return
     match = _PYTHON.fullmatch(runtime)
+    if runtime == "javascript":
+        yield from _handler(document)
+        return
     if match is None or int(match[1] or 0) > PYTHON_MINOR:
-        message = f"runtime {runtime} is not supported; supported are {' and '.join(RUNTIMES)}"
+        message = f"runtime {runtime} is not supported; supported are {', '.join(RUNTIMES[:-1])} and {RUNTIMES[-1]}"
         yield _issue(document, path, message, "UNSUPPORTED_RUNTIME")
         return
     if match[1] is not None and int(match[1]) != PYTHON_MINOR:
         message = f"{runtime} is a minimum: python:3.{PYTHON_MINOR} runs it"
         yield _issue(document, path, message, "RUNTIME_VERSION", severity=Severity.WARNING)
-    if not _HANDLER.fullmatch(spec["handler"]):
+    yield from _handler(document)
+
+
+def _handler(document: Document) -> Iterator[Issue]:
+    if not _HANDLER.fullmatch(document.body["spec"]["handler"]):
         message = "must name a module and a function in it, such as main.process"
         yield _issue(document, (*_SPEC, "handler"), message, "BAD_HANDLER")
 
@@ -133,7 +141,7 @@ def _limits(document: Document, config: Config) -> Iterator[Issue]:
     spec = document.body["spec"]
     has_own = "memory" in spec
     memory = quantities.memory(spec["memory"]) if has_own else config.resources.memory_bytes or MEMORY_DEFAULT
-    low = 1 << 16 if spec["runtime"] == "wasm" else MEMORY_MIN
+    low = {"wasm": 1 << 16, "javascript": MEMORY_MIN_JAVASCRIPT}.get(spec["runtime"], MEMORY_MIN)
     if not low <= memory <= MEMORY_MAX:
         message = f"a {spec['runtime']} function has between {low >> 10} Ki and {MEMORY_MAX >> 30} Gi of memory"
         if has_own:

@@ -11,6 +11,8 @@ from services.engines.wasm import configuration
 
 GUEST = Path(__file__).parent / "guest"
 
+GUEST_JS = Path(__file__).parent / "guest_js"
+
 _SOURCES = (".py", ".txt", ".wit")
 
 
@@ -40,6 +42,24 @@ def runner_artifact(cache: Path) -> Path:
 def runner_source(cache: Path) -> Path:
     """Where the Python runner is before it is compiled for this machine."""
     return cache / f"python-{runner_key()}.wasm"
+
+
+def javascript_source(cache: Path, tools: str) -> Path:
+    """Where the JavaScript runner that those tools make is, before it is compiled for this machine."""
+    return cache / f"javascript-{_javascript_key()}-{hashlib.sha256(tools.encode()).hexdigest()[:16]}.wasm"
+
+
+def javascript_artifact(cache: Path, tools: str | None) -> Path | None:
+    """Where the compiled one is, once it is built; without tools (None) one that some tools built, if there is one."""
+    if tools is not None:
+        return javascript_source(cache, tools).with_suffix(f".{compiled_key()}.cwasm")
+    built = cache.glob(f"javascript-{_javascript_key()}-*.{compiled_key()}.cwasm")
+    return min(built, default=None)
+
+
+def _javascript_key() -> str:
+    parts = [path.read_bytes() for path in sorted(GUEST_JS.iterdir()) if path.suffix in (".js", ".wit")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def user_artifact(cache: Path, sha256: str) -> Path:

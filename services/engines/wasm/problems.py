@@ -61,7 +61,9 @@ def _handler(facts: Facts, metadata: Mapping[str, str]) -> BeemeshError:
 
 
 def _syntax(facts: Facts, metadata: Mapping[str, str]) -> BeemeshError:
-    return FailedPrecondition(f"the code is not Python: {_text(facts)}", reason="CODE_INVALID", metadata=metadata)
+    return FailedPrecondition(
+        f"the code is not {facts.get('language', 'Python')}: {_text(facts)}", reason="CODE_INVALID", metadata=metadata
+    )
 
 
 def _load(facts: Facts, metadata: Mapping[str, str]) -> BeemeshError:

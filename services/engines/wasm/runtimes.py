@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Self
 
 from services.bound import bound
 from services.engines.wasm import keys
+from services.engines.wasm.javascript import INSTALL, Tools, find
 from services.engines.wasm.toolchain import BUILD_SECONDS
 from services.errors import FailedPrecondition, Internal
 from services.telemetry import Log
@@ -46,8 +48,10 @@ class Runtimes:
     A build goes on when who asked for it leaves: the next one finds it further, or done.
     """
 
-    def __init__(self, cache: Path, *, run: Run | None = None) -> None:
+    def __init__(self, cache: Path, *, run: Run | None = None, node_modules: str = "", path: str | None = None) -> None:
         self.cache = cache
+        self._node_modules = node_modules
+        self._path = os.environ.get("PATH", "") if path is None else path
         self._run_toolchain = run or run_toolchain
         self._group = asyncio.TaskGroup()
         self._turn = asyncio.Lock()
@@ -84,6 +88,25 @@ class Runtimes:
         self._python = Path(built)
         return self._python
 
+    @property
+    def javascript_state(self) -> str:
+        """Whether functions in JavaScript can run, as a person reads it."""
+        if self._known_javascript() is not None:
+            return "ready"
+        return "built at first use" if self._tools() else f"not available: {INSTALL}"
+
+    async def javascript(self, say: Say) -> Path:
+        """The compiled JavaScript runtime; raises FailedPrecondition(RUNTIME_NOT_AVAILABLE), Internal."""
+        if found := self._known_javascript():
+            return found
+        if self._tools() is None:
+            message = f"runtime javascript is not available on this node; to build it takes: {INSTALL}"
+            raise FailedPrecondition(message, reason="RUNTIME_NOT_AVAILABLE", metadata={"runtime": "javascript"})
+        code, built = await self._built(("--javascript", self._node_modules, "--path", self._path), say)
+        if code:
+            raise Internal(f"the JavaScript runtime cannot be built: {built}", reason="RUNTIME_NOT_BUILT")
+        return Path(built)
+
     async def user(self, source: Path, sha256: str, say: Say) -> Path:
         """The compiled form of the WebAssembly in `source`; raises FailedPrecondition(CODE_INVALID)."""
         target = keys.user_artifact(self.cache, sha256)
@@ -103,6 +126,8 @@ class Runtimes:
         kept = {keys.user_artifact(self.cache, sha256) for sha256 in needed}
         with suppress(ImportError):
             kept |= {keys.runner_artifact(self.cache), keys.runner_source(self.cache)}
+            if found := self._known_javascript():
+                kept.add(found)
         limit, gone = (time.time() if now is None else now) - PRUNE_SECONDS, []
         for path in sorted(self.cache.iterdir()):
             if path.suffix in (".cwasm", ".wasm", ".tmp") and path not in kept and path.stat().st_mtime < limit:
@@ -115,6 +140,14 @@ class Runtimes:
         artifact = self._python or keys.runner_artifact(self.cache)
         self._python = artifact if artifact.exists() else None
         return self._python
+
+    def _tools(self) -> Tools | None:
+        return find(self._node_modules, self._path)
+
+    def _known_javascript(self) -> Path | None:
+        tools = self._tools()
+        artifact = keys.javascript_artifact(self.cache, tools.version if tools else None)
+        return artifact if artifact is not None and artifact.exists() else None
 
     async def _built(self, arguments: tuple[str, ...], say: Say) -> tuple[int, str]:
         """The toolchain's exit code, and the artifact's path or why there is none."""

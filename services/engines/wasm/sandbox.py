@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from wasmtime import Engine, ExitTrap, Func, Linker, Module, Store, Trap, WasiConfig, WasmtimeError
 from wasmtime import component as components
+
+from services.engines.wasm import machine, promises
 
 APP = "/app"
 """Where a Python function's code stands inside."""
@@ -20,6 +24,8 @@ RUN_INTERFACE = "wasi:cli/run@"
 
 _DEPTH = 900
 """Of an event's nesting, about: where this interpreter's own limit is."""
+_JAVASCRIPT = (".js", ".cjs", ".json")
+_JAVASCRIPT_MAX = 16 << 20
 _MEMORIES = 16
 _INSTANCES = 256
 _TABLES = 64
@@ -47,7 +53,7 @@ class Order:
     """What to run; made from the facts of a `load` frame."""
 
     kind: str
-    """python, module or component."""
+    """python, javascript, module or component."""
     artifact: str
     """The path of the compiled code."""
     app: str
@@ -71,6 +77,7 @@ def make_guest(engine: Engine, order: Order, output: Output) -> Guest:
     """An instance, loaded; raises GuestProblem."""
     kinds: Mapping[str, Callable[[Engine, Order, Output], Guest]] = {
         "python": PythonGuest,
+        "javascript": JavaScriptGuest,
         "module": ModuleGuest,
         "component": ComponentGuest,
     }
@@ -114,6 +121,71 @@ class PythonGuest:
             return str(answer.payload)
         facts = json.loads(answer.payload)
         raise GuestProblem(facts, is_broken=facts.get("kind") == "memory")
+
+
+class JavaScriptGuest:
+    """The generic JavaScript component with one function's code in it; lives for many calls."""
+
+    def __init__(self, engine: Engine, order: Order, output: Output) -> None:
+        engine = machine.make_engine(has_promises=True)
+        self._store = _store(engine, order)
+        self._store.set_wasi(_wasi(output))
+        linker = components.Linker(engine)
+        linker.add_wasip2()
+        with linker.root() as root:
+            root.add_func("write", lambda _, stream, text: output(stream, text.encode(errors="replace")))
+        told = {"handler": order.handler, "name": order.name, "env": order.env, "memory_bytes": order.memory_bytes}
+        told |= {"files": _sources(Path(order.app)), "seed": list(memoryview(os.urandom(16)).cast("i"))}
+        with _telling():
+            component = components.Component.deserialize_file(engine, order.artifact)
+            self._instance = linker.instantiate(self._store, component)
+            self._call("load", json.dumps(told))
+
+    def invoke(self, event: bytes, call: Mapping[str, Any]) -> bytes:
+        """Call the handler."""
+        try:
+            text = event.decode()
+        except UnicodeDecodeError as error:
+            raise GuestProblem({"kind": "event", "message": f"the event is not UTF-8: {error}"}) from None
+        _check_depth(text)
+        with _telling():
+            return self._call("invoke", text, json.dumps(call)).encode(errors="replace")
+
+    def _call(self, name: str, *arguments: str) -> str:
+        answer = self._ask(name, *arguments)
+        while answer.tag == "wait":
+            time.sleep(answer.payload)
+            promises.run(self._function("tick"), self._store)
+            answer = self._ask("settle")
+        if answer.tag == "done":
+            return str(answer.payload)
+        facts = json.loads(answer.payload)
+        raise GuestProblem(facts, is_broken=facts.get("kind") == "memory")
+
+    def _ask(self, name: str, *arguments: str) -> Any:
+        function = self._function(name)
+        answer = function(self._store, *arguments)
+        function.post_return(self._store)
+        return answer
+
+    def _function(self, name: str) -> components.Func:
+        function = self._instance.get_func(self._store, name)
+        if function is None:
+            raise GuestProblem({"kind": "trap", "message": f"the runner has no {name}"}, is_broken=True)
+        return function
+
+
+def _sources(directory: Path) -> dict[str, str]:
+    """What JavaScript can require, by name; raises GuestProblem."""
+    found, size = dict[str, str](), 0
+    for path in sorted(directory.rglob("*")):
+        if path.suffix in _JAVASCRIPT and path.is_file():
+            size += path.stat().st_size
+            if size > _JAVASCRIPT_MAX:
+                message = f"the code has more than {_JAVASCRIPT_MAX >> 20} MiB of JavaScript"
+                raise GuestProblem({"kind": "load", "message": message})
+            found[str(path.relative_to(directory))] = path.read_text(errors="replace")
+    return found
 
 
 def _check_depth(text: str) -> None:

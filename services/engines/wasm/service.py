@@ -29,7 +29,9 @@ def make_engine(settings: WasmSettings, node_id: str) -> WasmEngine:
     return WasmEngine(
         node_id=node_id,
         directory=data_dir / "functions",
-        runtimes=Runtimes(Path(settings.cache_dir) if settings.cache_dir else data_dir / "cache"),
+        runtimes=Runtimes(
+            Path(settings.cache_dir) if settings.cache_dir else data_dir / "cache", node_modules=settings.node_modules
+        ),
         pool=Pool(limit=settings.workers, spares=settings.spare_workers),
         limits=LiveLimits(
             event_bytes=settings.event_limit,

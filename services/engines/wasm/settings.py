@@ -16,6 +16,8 @@ class WasmSettings(EngineSettings):
     data_dir: str = field(default_factory=lambda: f"{data_home()}/engines/wasm")
     cache_dir: str = ""
     """What is built once (the Python runtime) and compiled code; empty: `cache` in data_dir. Engines may share one."""
+    node_modules: str = ""
+    """The directory with jco, which builds the JavaScript runtime; empty: jco is searched on PATH."""
     code_dirs: str = ""
     """Directories, separated by `:`, below which a manifest may name code by path; empty: none."""
     workers: int = 32

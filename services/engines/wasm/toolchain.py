@@ -21,7 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.bound import bound
-from services.engines.wasm.keys import GUEST, runner_artifact, runner_source, user_artifact
+from services.engines.wasm import javascript
+from services.engines.wasm.keys import (
+    GUEST,
+    GUEST_JS,
+    javascript_artifact,
+    javascript_source,
+    runner_artifact,
+    runner_source,
+    user_artifact,
+)
 
 APP = "beemesh_runner"
 """The module that componentize-py makes a component of; no function's own module may be called so."""
@@ -60,6 +69,22 @@ def build_runner(cache: Path, say: Callable[[str], None]) -> Path:
     return target
 
 
+def build_javascript(cache: Path, tools: javascript.Tools, say: Callable[[str], None]) -> Path:
+    """The same for JavaScript."""
+    target, wasm = javascript_artifact(cache, tools.version), javascript_source(cache, tools.version)
+    if target is None:
+        raise NotBuilt("the JavaScript runtime has no name")
+    with _alone(cache, say):
+        if target.exists():
+            return target
+        if not wasm.exists():
+            say("building the JavaScript runtime")
+            _componentize_javascript(tools, wasm)
+        say("compiling the JavaScript runtime for this machine")
+        _compile(wasm.read_bytes(), "component", target, has_promises=True)
+    return target
+
+
 def compile_user(cache: Path, source: Path, say: Callable[[str], None]) -> Path:
     """The compiled form of the user's code in `source`; raises NotBuilt."""
     wasm = source.read_bytes()
@@ -91,13 +116,27 @@ def _componentize(target: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _compile(wasm: bytes, kind: str, target: Path) -> None:
+def _componentize_javascript(tools: javascript.Tools, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    arguments = [str(tools.jco), "componentize", str(GUEST_JS / "runner.js"), "--wit", str(GUEST_JS / "world.wit")]
+    arguments += ["--world-name", "runner", "--backend", "quickjs", "--out", str(temporary)]
+    command = bound(str(tools.node), *arguments)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=BUILD_SECONDS, check=False, env={})
+        if done.returncode:
+            raise NotBuilt(f"jco: {(done.stderr + done.stdout).decode(errors='replace').strip()[-2000:]}")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compile(wasm: bytes, kind: str, target: Path, *, has_promises: bool = False) -> None:
     import wasmtime
     from wasmtime import component
 
     from services.engines.wasm.machine import make_engine
 
-    engine = make_engine()
+    engine = make_engine(has_promises=has_promises)
     try:
         compiled = component.Component(engine, wasm) if kind == "component" else wasmtime.Module(engine, wasm)
     except wasmtime.WasmtimeError as error:
@@ -138,6 +177,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Builds the Python runtime of functions, or compiles a user's code.")
     parser.add_argument("--cache-dir", type=Path, required=True)
     parser.add_argument("--source", type=Path, help="a WebAssembly file to compile; without it the Python runtime")
+    parser.add_argument("--javascript", metavar="NODE_MODULES", help="the JavaScript runtime; empty: by jco on PATH")
+    parser.add_argument("--path", default=os.environ.get("PATH", ""), help="where node and jco are searched")
     given = parser.parse_args()
     os.umask(0o077)
     began = time.monotonic()
@@ -145,6 +186,11 @@ def main() -> int:
     try:
         if given.source:
             artifact = compile_user(given.cache_dir, given.source, say)
+        elif given.javascript is not None:
+            tools = javascript.find(given.javascript, given.path)
+            if tools is None:
+                raise NotBuilt(f"jco is not here: {javascript.INSTALL}")
+            artifact = build_javascript(given.cache_dir, tools, say)
         else:
             artifact = build_runner(given.cache_dir, say)
     except (NotBuilt, OSError, subprocess.TimeoutExpired, MemoryError) as error:

@@ -40,7 +40,7 @@ def test_without_code_it_is_valid_and_cannot_be_read_for_a_deploy() -> None:
     [
         ("runtime: python:3.14", "runtime: python:3.15", "UNSUPPORTED_RUNTIME", 8),
         ("runtime: python:3.14", "runtime: python:2.7", "UNSUPPORTED_RUNTIME", 8),
-        ("runtime: python:3.14", "runtime: javascript", "UNSUPPORTED_RUNTIME", 8),
+        ("runtime: python:3.14", "runtime: javascript:5", "UNSUPPORTED_RUNTIME", 8),
         ("runtime: python:3.14", "runtime: nodejs:20", "UNSUPPORTED_RUNTIME", 8),
         ("runtime: python:3.14", "runtime: wasm", "CODE_MISMATCH", 11),
         ("handler: main.process", "handler: process", "BAD_HANDLER", 9),
@@ -60,8 +60,8 @@ def test_what_cannot_be_honoured_is_an_error_at_its_line(before: str, after: str
 
 def test_a_refused_runtime_says_what_is_supported() -> None:
     """The message names the runtimes that there are."""
-    (issue,) = function.check(parse(EXACT.replace("python:3.14", "javascript")), Config())
-    assert "python:3.0 to python:3.14 and wasm" in issue.message
+    (issue,) = function.check(parse(EXACT.replace("python:3.14", "ruby")), Config())
+    assert "python:3.0 to python:3.14, javascript and wasm" in issue.message
 
 
 @pytest.mark.parametrize(
