@@ -197,7 +197,7 @@ def test_what_was_typed_ahead_is_for_the_command() -> None:
         yield ExecWorkloadResponse(exit_status=ExitStatus(exit_code=0 if data == b"ls\n" else 1))
 
     with typing() as (terminal, keyboard):
-        os.write(keyboard, b"ls\r")
+        os.write(keyboard, b"ls\n")  # \r would become \n or not, as the terminal is raw or not yet
         assert run(FakeSession(looks), command(stdin=True, tty=True), terminal) == 0
 
 
