@@ -169,11 +169,13 @@ class CuttingProxy:
                     break
                 if isinstance(event, h11.Request):
                     waiting.extend(self._taken(event.method.decode(), event.target.decode()))
+                    if any(name == b"upgrade" for name, _ in event.headers):
+                        return None
             if parser.their_state is h11.DONE:
                 return h11.Connection(h11.SERVER)  # who asks sends nothing before the answer is there
         except h11.RemoteProtocolError:
             return None
-        return None if parser.their_state in (h11.MIGHT_SWITCH_PROTOCOL, h11.SWITCHED_PROTOCOL) else parser
+        return parser
 
     def _taken(self, method: str, target: str) -> list[Cut]:
         for cut in self._cuts:
