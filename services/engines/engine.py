@@ -75,6 +75,7 @@ __all__ = [
     "Spec",
     "Status",
     "WorkloadState",
+    "Workloads",
     "place",
 ]
 
@@ -102,8 +103,10 @@ class ExecSession(ABC):
         """
 
 
-class Engine(ABC):
-    """One runtime backend. All methods may be called at once; changes of one workload are serialized by the keeper.
+class Workloads(ABC):
+    """What is done with workloads on one backend: by an engine, or by the part of it that runs one manifest format.
+
+    All methods may be called at once; changes of one workload are serialized by the keeper.
 
     Lifecycle: `async with engine:` opens connections (it must not fail because the backend is down: that is health) and
     closes them again; it never stops a workload. The engine keeps no truth of its own: the backend's objects, found by
@@ -116,17 +119,17 @@ class Engine(ABC):
     name, with the backend's own text. Blocking SDKs run in an executor of the engine's own.
     """
 
+    @property
+    @abstractmethod
+    def engine_id(self) -> str:
+        """Of the engine whose they are."""
+
     node_id: str
     listener: Callable[[str, str], None] | None = None
     """Hears a workload's id and, in words, how far its creation is; set by the keeper."""
     may_run: Callable[[str], bool] | None = None
     """Whether a workload is meant to run; set by the keeper, whose records alone say what was stopped or is to go. An
     engine that starts what has ended by itself asks it before each start."""
-
-    @property
-    @abstractmethod
-    def info(self) -> Info:
-        """Identity and capabilities."""
 
     async def __aenter__(self) -> Self:
         """Open connections; do not wait for the backend."""
@@ -137,14 +140,6 @@ class Engine(ABC):
         return
 
     @abstractmethod
-    async def probe(self) -> Health:
-        """Find out whether the backend can truly run a workload now; never raises for a sick backend.
-
-        May take seconds; the monitor bounds it and treats a timeout as UNHEALTHY. The reasons SOCKET_UNREACHABLE and
-        BACKEND_UNREACHABLE say that nothing else can be asked either: workloads are then UNKNOWN at once.
-        """
-
-    @abstractmethod
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """Every field (with its line) and kind that this engine cannot honour, and every unknown engine option.
 
@@ -152,6 +147,14 @@ class Engine(ABC):
         An option that the engine does not document is an ERROR with reason UNKNOWN_OPTION and the path
         `config.engine_options.<key>`; it is refused in every validation mode.
         """
+
+    async def examine(self, manifest: Manifest, config: Config) -> None:
+        """Have the engine's own tools read what `check` found nothing wrong with; no backend is asked, nothing is made.
+
+        For what a deploy is going to be refused for anyway, told to who validates or plans. Raises what `create` would:
+        InvalidArgument(MANIFEST_INVALID) and FailedPrecondition, with violations. The default has no tools.
+        """
+        return
 
     async def prepare(self, spec: Spec) -> None:
         """Make sure that what `create` needs from outside (images) is there, and touch nothing else.
@@ -278,10 +281,32 @@ class Engine(ABC):
     def lacks(self, verb: str) -> Unimplemented:
         """The error of a verb that this engine does not have."""
         return Unimplemented(
-            f"engine {self.info.engine} does not have {verb}",
+            f"engine {self.engine_id} does not have {verb}",
             reason="UNSUPPORTED_VERB",
-            metadata={"engine": self.info.engine, "verb": verb},
+            metadata={"engine": self.engine_id, "verb": verb},
         )
+
+
+class Engine(Workloads):
+    """One runtime backend: what `Workloads` promises, who it is, and whether it can run anything now."""
+
+    @property
+    def engine_id(self) -> str:
+        """As `info` has it."""
+        return self.info.engine
+
+    @property
+    @abstractmethod
+    def info(self) -> Info:
+        """Identity and capabilities."""
+
+    @abstractmethod
+    async def probe(self) -> Health:
+        """Find out whether the backend can truly run a workload now; never raises for a sick backend.
+
+        May take seconds; the monitor bounds it and treats a timeout as UNHEALTHY. The reasons SOCKET_UNREACHABLE and
+        BACKEND_UNREACHABLE say that nothing else can be asked either: workloads are then UNKNOWN at once.
+        """
 
 
 async def _nothing() -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _MAX_ERROR_TEXT = 2000
 _MAX_CAUSE = 200
 _READ_BYTES = 64 << 10
 _SWITCHING_PROTOCOLS = 101
+_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+_MAX_TOLD = 1000
 
 
 class Refusal(Exception):
@@ -34,6 +37,11 @@ class Refusal(Exception):
         self.status = status
         self.text = text
         """The backend's own words."""
+
+
+def shorten(text: str) -> str:
+    """A backend's words with ids cut to the 12 digits that people read, and an end."""
+    return _ID.sub(r"\1", text.strip())[:_MAX_TOLD]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

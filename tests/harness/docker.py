@@ -26,7 +26,7 @@ import pytest
 from scripts.make_test_image import REFERENCE, busybox_tar
 from services.engines.compose.fields import NodePolicy
 from services.engines.docker.engine import DockerEngine, Machine
-from services.engines.docker.sdk import API_VERSION, listens
+from services.engines.docker_api.sdk import API_VERSION, listens
 
 if TYPE_CHECKING:
     from docker import APIClient

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.engines.unix_http import shorten
 from services.errors import (
     BeemeshError,
     FailedPrecondition,
@@ -20,10 +21,8 @@ from services.errors import (
 )
 from services.manifests import Document, Path, violation
 
-_MAX_TEXT = 1000
 _RETRY_SECONDS = 5.0
 _RETRY_REGISTRY_SECONDS = 30.0
-_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _FIELD = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]+|\[[\w-]+\])*)")
 _STEP = re.compile(r"[\w-]+")
 _SERVICE = re.compile(r'\bservice "([\w.-]+)"')
@@ -198,11 +197,6 @@ def bad_file(text: str, document: Document) -> InvalidArgument:
     found = violation(document, path, said, "MANIFEST_INVALID") if path else FieldViolation(field_path="", message=said)
     where = f"{found.field_path} (line {found.line}): " if path else ""
     return InvalidArgument(f"invalid Compose file: {where}{said}", reason="MANIFEST_INVALID", violations=[found])
-
-
-def shorten(text: str) -> str:
-    """The text with ids cut to the 12 digits that people read."""
-    return _ID.sub(r"\1", text.strip())[:_MAX_TEXT]
 
 
 def _path(text: str, document: Document) -> Path:

@@ -62,7 +62,7 @@ class Runner:
         """`workdir` is empty and stays so; `logins` is a directory with a config.json as `docker login` writes it."""
         self.finder = finder
         self._socket = socket
-        self._workdir = workdir
+        self.workdir = workdir
         self._logins = logins or workdir
         self._times = times or Times()
 
@@ -76,7 +76,7 @@ class Runner:
             process.Command(
                 argv=[str(compose.path), "-p", project, *asked, "-f", "-", "config", "--format", "json"],
                 env=env,
-                workdir=self._workdir,
+                workdir=self.workdir,
                 stdin=text,
                 timeout=self._times.config,
             )
@@ -139,7 +139,7 @@ class Runner:
         command = process.Command(
             argv=[str(compose.path), "--progress", "json", "-p", name, *arguments],
             env={**(env or {}), "DOCKER_HOST": f"unix://{self._socket}", "DOCKER_CONFIG": str(self._logins)},
-            workdir=self._workdir,
+            workdir=self.workdir,
             stdin=stdin,
             timeout=seconds,
         )

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.engines.compose.binary import Finder, parse_version
-from services.engines.docker.api import Docker
-from services.engines.docker.labels import CANARY
-from services.engines.docker.teardown import Teardown
+from services.engines.compose.labels import CANARY
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.teardown import Teardown
 from services.engines.engine import Health, HealthState
 from services.engines.unix_http import Refusal, UnixHttp
 from services.errors import BeemeshError, DeadlineExceeded

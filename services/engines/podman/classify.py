@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from services.engines.unix_http import shorten
 from services.errors import (
     AlreadyExists,
     BeemeshError,
@@ -115,7 +116,6 @@ _UNREACHABLE = re.compile(
 )
 _LISTEN = re.compile(r"listen (tcp|udp)[46]? (\S*):(\d+)")
 _FOLLOW_UP = re.compile(r"a dependency of container \S+ failed to start")
-_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def start_error(texts: Sequence[str], *, workload_id: str) -> BeemeshError:
@@ -160,11 +160,6 @@ def image_absent(image: str) -> BeemeshError:
         reason="IMAGE_NOT_FOUND",
         metadata={"image": image},
     )
-
-
-def shorten(text: str) -> str:
-    """Podman's text with ids cut to the 12 digits that people read."""
-    return _ID.sub(r"\1", text.strip())[:1000]
 
 
 def _error(rule: Rule, message: str, metadata: Mapping[str, str]) -> BeemeshError:

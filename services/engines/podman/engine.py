@@ -24,7 +24,7 @@ from services.engines.engine import (
     Spec,
     place,
 )
-from services.engines.podman import classify, hooks, logs, shelf, supervision, version
+from services.engines.podman import hooks, logs, shelf, supervision, version
 from services.engines.podman.ability import lacking
 from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Deadlines, Podman
@@ -50,6 +50,7 @@ from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.podman.workload import templates
 from services.engines.probes import Finding
 from services.engines.streams import closed_after
+from services.engines.unix_http import shorten
 from services.errors import BeemeshError, Internal, NotFound
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import Format, Manifest
@@ -378,4 +379,4 @@ class PodmanEngine(Verbs):
 
 
 def _backend_error(refusal: Refusal) -> Internal:
-    return Internal(f"podman refused: {classify.shorten(refusal.text)}", reason="BACKEND_ERROR")
+    return Internal(f"podman refused: {shorten(refusal.text)}", reason="BACKEND_ERROR")

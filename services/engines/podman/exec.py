@@ -18,9 +18,9 @@ from typing import TypeVar
 
 from services.engines.engine import ExecOrder, ExecOutput, ExecSession, ExitStatus, LogSource
 from services.engines.inside import not_running
-from services.engines.podman import classify
 from services.engines.podman.containers import Containers
 from services.engines.podman.http import Duplex, Refusal
+from services.engines.unix_http import shorten
 from services.errors import BeemeshError, FailedPrecondition, Internal, NotFound, Unavailable
 from services.telemetry import Log
 
@@ -273,13 +273,13 @@ def _refused(refusal: Refusal, workload_id: str, container: str) -> BeemeshError
         )
     if "state improper" in refusal.text:
         return not_running(workload_id, container[:12])
-    return Internal(f"podman could not run the command: {classify.shorten(refusal.text)}", reason="BACKEND_ERROR")
+    return Internal(f"podman could not run the command: {shorten(refusal.text)}", reason="BACKEND_ERROR")
 
 
 def _not_started(program: str, code: int, said: bytes) -> FailedPrecondition:
     reason = "COMMAND_NOT_FOUND" if code == _NOT_FOUND else "COMMAND_NOT_EXECUTABLE"
     return FailedPrecondition(
-        f"the command cannot be started: {classify.shorten(said.decode(errors='replace'))}",
+        f"the command cannot be started: {shorten(said.decode(errors='replace'))}",
         reason=reason,
         metadata={"command": program[:80]},
     )

@@ -18,6 +18,7 @@ from services.engines.podman.api import API_VERSION, Podman
 from services.engines.podman.credentials import Login
 from services.engines.podman.progress import Progress
 from services.engines.streams import closed_after
+from services.engines.unix_http import shorten
 from services.errors import BeemeshError, DeadlineExceeded, Internal, Unavailable
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Images:
             if isinstance(error, Timeout) or isinstance(error.__cause__, Timeout):  # the SDK wraps it
                 raise TimeoutError from error
             if isinstance(error, APIError) and error.response is not None:
-                said = classify.shorten(str(error.explanation or error))
+                said = shorten(str(error.explanation or error))
                 raise Internal(f"podman refused to tell of an image: {said}", reason="BACKEND_ERROR") from error
             why = error.__cause__ or type(error).__name__
             raise Unavailable(

@@ -15,10 +15,10 @@ from services.engines.engine import Health, HealthState
 from services.engines.podman import version
 from services.engines.podman.ability import Ability, ability_of, rootless
 from services.engines.podman.api import Deadlines, Podman
-from services.engines.podman.classify import shorten
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.service import PodmanService
 from services.engines.podman.teardown import Teardown
+from services.engines.unix_http import shorten
 from services.errors import BeemeshError, DeadlineExceeded
 from services.identity import LABEL_NODE_ID
 from services.telemetry import Log

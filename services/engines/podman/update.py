@@ -10,13 +10,13 @@ from typing import Any
 from services.engines.diff import described, scales
 from services.engines.engine import Change
 from services.engines.podman.api import Podman
-from services.engines.podman.classify import shorten
 from services.engines.podman.create import Creator
 from services.engines.podman.http import Refusal
 from services.engines.podman.labels import LABEL_POD
 from services.engines.podman.objects import Objects
 from services.engines.podman.render import Plan, Pod
 from services.engines.podman.teardown import Teardown
+from services.engines.unix_http import shorten
 from services.errors import BeemeshError, Internal
 from services.manifests import Manifest
 from services.manifests.resources import CPU_HINT, MEMORY_HINT

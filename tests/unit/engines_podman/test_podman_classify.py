@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.engines.podman.classify import image_absent, pull_error, shorten, start_error
+from services.engines.podman.classify import image_absent, pull_error, start_error
+from services.engines.unix_http import shorten
 from services.errors import AlreadyExists, BeemeshError, FailedPrecondition, Internal, ResourceExhausted
 
 ID = "3b861056417fbaf598f8d79838508dce73c8309746d832486496dc10de96268b"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engines.docker.frames import (
+from services.engines.docker_api.frames import (
     Line,
     Lines,
     Position,

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from services.engines.docker import teardown
-from services.engines.docker.api import Docker
-from services.engines.docker.teardown import Teardown
+from services.engines.docker_api import teardown
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.teardown import Teardown
 from services.engines.unix_http import Refusal
 from services.errors import Internal
 

@@ -15,12 +15,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from services.engines.compose.classify import shorten
-from services.engines.docker.api import Docker
-from services.engines.docker.frames import Demultiplexer
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.frames import Demultiplexer
 from services.engines.engine import ExecOrder, ExecOutput, ExecSession, ExitStatus
 from services.engines.inside import not_running
-from services.engines.unix_http import Duplex, Refusal
+from services.engines.unix_http import Duplex, Refusal, shorten
 from services.errors import BeemeshError, FailedPrecondition, Internal, NotFound, Unavailable
 from services.telemetry import Log
 
@@ -105,7 +104,7 @@ class Session(ExecSession):
         while (found := await self._docker.inspect_exec(self._name))["Running"] or found["ExitCode"] is None:
             if loop.time() > end:
                 raise Unavailable(
-                    "docker has ended the stream of a command that still runs",
+                    f"{self._docker.backend} has ended the stream of a command that still runs",
                     reason="BACKEND_UNREACHABLE",
                     retry_after=1.0,
                 )
@@ -223,7 +222,7 @@ def _refused(refusal: Refusal, workload_id: str, container: str) -> BeemeshError
         )
     if refusal.status == 409:
         return not_running(workload_id, container[:12])
-    return Internal(f"docker could not run the command: {shorten(refusal.text)}", reason="BACKEND_ERROR")
+    return Internal(f"the command could not be run: {shorten(refusal.text)}", reason="BACKEND_ERROR")
 
 
 def _not_started(program: str, said: bytes) -> FailedPrecondition:

@@ -1,4 +1,4 @@
-"""Asks docker through its SDK, in a few threads of the engine's own: every question that has one answer.
+"""Asks a daemon through docker's SDK, in a few threads of the engine's own: every question that has one answer.
 
 What stays open, or may take minutes and must be left when its caller leaves, goes through `services.engines.unix_http`
 instead; docs/adr/0018-docker-compose.md says why there are both.
@@ -30,10 +30,11 @@ _MAX_CAUSE = 200
 
 
 class Sdk:
-    """One docker. Calls raise Unavailable(BACKEND_UNREACHABLE), DeadlineExceeded(BACKEND_TIMEOUT), or Refusal."""
+    """One daemon. Calls raise Unavailable(BACKEND_UNREACHABLE), DeadlineExceeded(BACKEND_TIMEOUT), or Refusal."""
 
-    def __init__(self, path: Path, *, read: float = 10.0) -> None:
-        """`read` bounds the wait for an answer, in seconds."""
+    def __init__(self, path: Path, *, backend: str, read: float = 10.0) -> None:
+        """`read` bounds the wait for an answer, in seconds; `backend` is what it is called in errors."""
+        self._backend = backend
         self._socket = path
         self._read = read
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker-sdk")
@@ -62,7 +63,9 @@ class Sdk:
             async with asyncio.timeout(seconds + 1.0):  # the SDK's timeout is for each read; a queue counts too
                 return await asked
         except TimeoutError as error:
-            raise DeadlineExceeded(f"docker did not answer within {seconds:g} s", reason="BACKEND_TIMEOUT") from error
+            raise DeadlineExceeded(
+                f"{self._backend} did not answer within {seconds:g} s", reason="BACKEND_TIMEOUT"
+            ) from error
 
     def _in_thread(self, question: Callable[[APIClient], T], seconds: float) -> T:
         from docker.errors import APIError, DockerException
@@ -79,7 +82,7 @@ class Sdk:
             if isinstance(error, Timeout):
                 raise TimeoutError from error
             raise Unavailable(
-                f"docker's service cannot be reached: {str(_cause(error))[:_MAX_CAUSE]}",
+                f"{self._backend}'s service cannot be reached: {str(_cause(error))[:_MAX_CAUSE]}",
                 reason="BACKEND_UNREACHABLE",
                 retry_after=1.0,
             ) from error

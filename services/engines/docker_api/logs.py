@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from services.engines.background import background
-from services.engines.docker.api import Docker
-from services.engines.docker.frames import Line, Lines, Position, known_position, read_cursor, write_cursor
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.frames import Line, Lines, Position, known_position, read_cursor, write_cursor
 from services.engines.engine import Component, LogLine, LogQuery
 from services.engines.streams import closed_after
 from services.engines.unix_http import Refusal

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from services.engines.docker.api import Docker
+from services.engines.docker_api.api import Docker
 from services.engines.unix_http import Refusal
 from services.errors import BeemeshError, Internal
 from services.telemetry import Log

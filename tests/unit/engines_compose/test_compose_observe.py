@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from services.engines.compose.observe import assemble, component, hashes
 from services.engines.compose.runner import Project
+from services.engines.compose.update import effect, keeping
 from services.engines.diff import diff
-from services.engines.docker.observe import assemble, component, hashes, seconds
-from services.engines.docker.stats import read
-from services.engines.docker.update import effect, keeping
+from services.engines.docker_api.inspected import seconds
+from services.engines.docker_api.stats import read
 from services.engines.engine import Config, PortMapping, WorkloadState
 from services.identity import Ownership
 from services.manifests import parse

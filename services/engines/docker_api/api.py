@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from services.engines.docker.sdk import API_VERSION, Sdk
+from services.engines.docker_api.sdk import API_VERSION, Sdk
 from services.engines.unix_http import Duplex, Refusal, Reply, UnixHttp
 
 if TYPE_CHECKING:
@@ -35,15 +35,27 @@ class Deadlines:
 
 
 class Docker:
-    """One docker. Calls raise Unavailable, DeadlineExceeded, or Refusal with docker's status and text."""
+    """One daemon. Calls raise Unavailable, DeadlineExceeded, or Refusal with its status and text.
 
-    def __init__(self, socket: Path, *, deadlines: Deadlines | None = None) -> None:
+    A label is asked for with its value, or, where that is empty, with any. `async with` bounds the SDK's threads.
+    """
+
+    def __init__(self, socket: Path, *, backend: str = "docker", deadlines: Deadlines | None = None) -> None:
+        """`backend` is what it is called where something is said of it."""
         self.socket = socket
+        self.backend = backend
         self._deadlines = deadlines or Deadlines()
-        self.sdk = Sdk(socket, read=self._deadlines.read)
-        self._http = UnixHttp(socket, backend="docker")
-        self._slow = UnixHttp(socket, backend="docker", concurrency=_SLOW_CALLS)
+        self.sdk = Sdk(socket, backend=backend, read=self._deadlines.read)
+        self._http = UnixHttp(socket, backend=backend)
+        self._slow = UnixHttp(socket, backend=backend, concurrency=_SLOW_CALLS)
         """For calls that may take minutes, so that the others never wait for them."""
+
+    async def __aenter__(self) -> Self:
+        await self.sdk.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.sdk.close()
 
     # Questions
 
@@ -59,12 +71,12 @@ class Docker:
     async def networks(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The networks that carry all these labels."""
         found: list[dict[str, Any]] = await self.sdk.ask(lambda sdk: sdk.networks(filters={"label": _pairs(labels)}))
-        return found
+        return [each for each in found if _carries(each.get("Labels"), labels)]
 
     async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The volumes that carry all these labels."""
         found = await self.sdk.ask(lambda sdk: sdk.volumes(filters={"label": _pairs(labels)}))
-        return list(found.get("Volumes") or [])
+        return [each for each in found.get("Volumes") or [] if _carries(each.get("Labels"), labels)]
 
     async def counters(self, container: str) -> dict[str, Any]:
         """What it has used so far, and had a second before; docker takes that second. Empty when it is gone."""
@@ -161,6 +173,8 @@ class Docker:
 def _inspected(sdk: APIClient, labels: Mapping[str, str]) -> Iterable[Inspected]:
     """The list tells neither exit codes nor restarts, so each is looked at."""
     for listed in sdk.containers(all=True, filters={"label": _pairs(labels)}):
+        if not _carries(listed.get("Labels"), labels):
+            continue
         if (found := _unless_gone(lambda name=listed["Id"]: sdk.inspect_container(name))) is not None:
             yield found
 
@@ -182,4 +196,9 @@ def _unless(reply: Reply, *expected: int) -> Reply:
 
 
 def _pairs(labels: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in labels.items()]
+    return [f"{key}={value}" if value else key for key, value in labels.items()]
+
+
+def _carries(found: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:
+    """Podman is content with any of the labels that it is asked for (4.3)."""
+    return all(key in (found or {}) and value in ("", (found or {})[key]) for key, value in labels.items())

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.engines.docker.api import Docker
-from services.engines.docker.observe import seconds
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.inspected import seconds
 from services.engines.engine import ComponentStats
 
 _NANO = 1e9

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from services.engines.docker.api import Docker
-from services.engines.docker.exec import Killing
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.exec import Killing
 
 
 class Beginning:

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from services.engines.docker.api import Docker
-from services.engines.docker.logs import Logs
+from services.engines.docker_api.api import Docker
+from services.engines.docker_api.logs import Logs
 from services.engines.engine import Component, LogLine, LogQuery, LogSource
 
 SECOND = 1_795_457_710
