@@ -38,6 +38,8 @@ from services.rpc.watch import Event
 
 _AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE
 _SUSPECT = registry_pb.Engine.AVAILABILITY_SUSPECT
+_WORDS_MAX = 300
+"""Of what an engine says of its health: a refusal carries the words of every engine."""
 
 
 def engine_view(engine: registry_pb.Engine) -> EngineView:
@@ -51,6 +53,7 @@ def engine_view(engine: registry_pb.Engine) -> EngineView:
         available=engine.availability in (_AVAILABLE, _SUSPECT),
         suspect=engine.availability == _SUSPECT,
         reason=engine.availability_reason,
+        message=engine.health.message[:_WORDS_MAX],
         cordoned=engine.cordoned,
         priority=engine.priority,
     )
