@@ -98,6 +98,10 @@ class Projects(Part):
         """Everything that the node's policy, the daemon or Compose would not keep."""
         return self._files.check(manifest, config)
 
+    async def examine(self, manifest: Manifest, config: Config) -> None:
+        """Have Compose read it."""
+        await self._files.examine(manifest, config)
+
     # Create and change
 
     async def prepare(self, spec: Spec) -> None:

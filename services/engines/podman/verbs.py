@@ -1,4 +1,4 @@
-"""What the podman engine can do with what runs: stop, start, commands, use, export, and changes in place."""
+"""What can be done with pods that run: stop, start, commands, use, export, and changes in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from services.engines.engine import (
     Capability,
     Component,
     ComponentStats,
-    Engine,
     ExecOrder,
     ExecSession,
     Export,
@@ -21,6 +20,7 @@ from services.engines.engine import (
 )
 from services.engines.export import export
 from services.engines.inside import pick
+from services.engines.parts import Part
 from services.engines.podman import exec as commands
 from services.engines.podman import stats as counters
 from services.engines.podman.api import Podman
@@ -49,8 +49,8 @@ _CALLS = 64
 """Starts, signals and commands at a time; apart from the lists, which they must not hold up."""
 
 
-class Verbs(Engine):
-    """What `PodmanEngine` inherits."""
+class Verbs(Part):
+    """What `PodmanPods` inherits."""
 
     _service: PodmanService
     _podman: Podman
