@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 from beemesh.orchestrator.v1 import orchestrator_service_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
 
 from scripts.local_node import send
 from services.identity import workload_id
@@ -127,7 +128,7 @@ def test_killed_while_it_comes_up_and_while_it_goes_down(mixed: MixedNode, victi
         assert mixed.backends.kept(own, "told") == ["began"], "its engine went on, and did it once"
     saved = mixed.backends.kept(own, "told").count("saved")
 
-    request = pb.DeleteDeploymentRequest(name=workload.name, allow_missing=True, wait={"nanos": 1})
+    request = pb.DeleteDeploymentRequest(name=workload.name, allow_missing=True, wait=Duration(nanos=1))
     with suppress(grpc.RpcError):
         mixed.client.call(mixed.client.orchestrator.DeleteDeployment, request)
     time.sleep(1.5)  # TERM has been sent
