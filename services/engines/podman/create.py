@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.engines.podman import classify, security
-from services.engines.podman.filling import Filler, Made, make_part
-from services.engines.podman.hooks import Hooks
+from services.engines.podman import classify
 from services.engines.podman.http import Refusal
+from services.engines.podman.lending import lend
 from services.engines.podman.objects import Objects
 from services.engines.podman.render import Container, Plan, Pod
-from services.engines.podman.volumes import CLAIM, SCRATCH, Mount, Volume
+from services.engines.pods.filling import Filler, Made, make_part
+from services.engines.pods.hooks import Hooks
+from services.engines.pods.security import is_root
+from services.engines.pods.volumes import CLAIM, SCRATCH, Mount, Volume
 from services.errors import AlreadyExists, BeemeshError, DeadlineExceeded, FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.telemetry import Log
@@ -41,7 +44,7 @@ class Creator:
         self._hooks = hooks
         self._last_words = last_words
         self._init_timeout = init_timeout
-        self._filler = Filler(objects)
+        self._filler = Filler(partial(lend, objects))
         self._users: dict[str, str] = {}
         self.new_claims: set[str] = set()
 
@@ -84,7 +87,7 @@ class Creator:
                 await _finished(self._objects.remove_volume(volume.name))
                 found = None
         if found is None:
-            made = self._objects.create_volume(volume.name, labels=volume.labels, options=volume.options)
+            made = self._objects.create_volume(volume.name, labels=volume.labels, options=_options(volume))
             found, new = await _finished(made), True
             if volume.kind == CLAIM:
                 self.new_claims.add(volume.name)
@@ -122,7 +125,7 @@ class Creator:
         user = str(body.get("user", ""))
         if container.not_root or user.startswith(":"):
             image_user = await self._image_user(str(body["image"]))
-            if container.not_root and security.is_root(image_user):
+            if container.not_root and is_root(image_user):
                 raise FailedPrecondition(
                     f"workload {plan.workload_id} cannot start: container {container.name} must not run as root, and "
                     f"its image's user is {image_user or 'root'!r}; set runAsUser to a number other than 0",
@@ -189,16 +192,34 @@ async def _mounts(mounts: tuple[Mount, ...], made: Mapping[str, Made]) -> dict[s
     binds: list[dict[str, Any]] = []
     for mount in mounts:
         if isinstance(mount.source, Volume) and not mount.part:
-            volumes.append({"Name": mount.source.name, "Dest": mount.target, "Options": [*mount.options, "nocopy"]})
+            volumes.append(
+                {"Name": mount.source.name, "Dest": mount.target, "Options": [*_mount_options(mount), "nocopy"]}
+            )
             continue
         if isinstance(mount.source, Volume):
             source = str(await make_part(made[mount.source.name], mount.part))
         else:
             source = await _host_path(mount, mount.source)
         binds.append(
-            {"type": "bind", "source": source, "destination": mount.target, "options": ["rbind", *mount.options]}
+            {
+                "type": "bind",
+                "source": source,
+                "destination": mount.target,
+                "options": ["rbind", *_mount_options(mount)],
+            }
         )
     return {"volumes": volumes, "mounts": binds}
+
+
+def _options(volume: Volume) -> dict[str, str]:
+    """Podman's for a volume; without an owner it would give the directory to the first container's user."""
+    if volume.in_memory:
+        return {"type": "tmpfs", "device": "tmpfs", "o": ",".join(volume.memory_options)}
+    return {"o": f"uid=0,gid={volume.group or 0}"}
+
+
+def _mount_options(mount: Mount) -> list[str]:
+    return ["ro" if mount.read_only else "rw"]
 
 
 async def _host_path(mount: Mount, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Images: references written out in full, and having what they name in podman's storage.
+"""Having in podman's storage what a reference names.
 
 Local images are asked for through the `podman` SDK, imported when it is first needed and in threads of its own; pulls
 go through `api`, as docs/adr/0005-podman-http-client.md explains.
@@ -7,7 +7,6 @@ go through `api`, as docs/adr/0005-podman-http-client.md explains.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from services.engines.podman import classify
 from services.engines.podman.api import API_VERSION, Podman
-from services.engines.podman.credentials import Login
-from services.engines.podman.progress import Progress
+from services.engines.pods.credentials import Login
+from services.engines.pods.progress import Progress
 from services.engines.streams import closed_after
 from services.engines.unix_http import shorten
 from services.errors import BeemeshError, DeadlineExceeded, Internal, Unavailable
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATH = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])"
-_REFERENCE = re.compile(
-    rf"(?P<host>{_HOST}(?::[0-9]+)?)/(?P<path>{_PATH}(?:/{_PATH})*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@(?P<digest>[a-z0-9+._-]+:[0-9a-fA-F]{32,}))?"
-)
-_MAX_NAME = 255
 _SDK_THREADS = 4
 _PULLS = 4
 """At a time; more would only share the same line."""
@@ -70,7 +62,7 @@ class Images:
         logins: Sequence[Login] = (),
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> LocalImage:
-        """Have the image in local storage; `policy` is one of `pull_policy`'s words, `reference` a full one.
+        """Have the image in local storage; `policy` is a word of `pods.images.pull_policy`, `reference` a full one.
 
         With `missing` and `never` a registry is not asked for what is here. The logins are tried in turn; without any,
         podman's own configuration counts. `on_progress` hears, in words, how far a pull has come.
@@ -181,32 +173,3 @@ def _attributes(sdk: PodmanClient, reference: str) -> dict[str, Any] | None:
     except ImageNotFound:
         return None
     return attributes
-
-
-def full_reference(image: str) -> str:
-    """The reference that is meant: `busybox` is `docker.io/library/busybox:latest`. Raises ValueError."""
-    first, slash, rest = image.partition("/")
-    if not slash:
-        named = f"docker.io/library/{image}"
-    elif "." in first or ":" in first or first == "localhost":
-        named = f"docker.io/library/{rest}" if first == "docker.io" and "/" not in rest else image
-    else:
-        named = f"docker.io/{image}"
-    match = _REFERENCE.fullmatch(named)
-    if match is None or len(match["host"]) + len(match["path"]) > _MAX_NAME:
-        raise ValueError(
-            f'"{image[:80]}" is not an image reference such as busybox, ghcr.io/org/app:1 or name@sha256:…'
-        )
-    if match["digest"]:  # the tag beside it says nothing more, and podman 4 does not take both
-        return f"{match['host']}/{match['path']}@{match['digest']}"
-    return named if match["tag"] else f"{named}:latest"
-
-
-def pull_policy(reference: str, asked: str) -> str:
-    """Podman's word for an imagePullPolicy; unset is `newer` for `:latest`, as podman itself plays it, else `missing`.
-
-    `newer` asks the registry, and is content with the local image when the registry cannot be reached.
-    """
-    if asked:
-        return {"Always": "always", "IfNotPresent": "missing", "Never": "never"}[asked]
-    return "newer" if reference.endswith(":latest") else "missing"

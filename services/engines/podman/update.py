@@ -1,4 +1,4 @@
-"""What podman can change without making anew: how many replicas there are, and what nobody inside can see."""
+"""Brings what podman has of a workload to what is asked for now, and touches nothing that is the same."""
 
 from __future__ import annotations
 
@@ -7,52 +7,20 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from services.engines.diff import described, scales
-from services.engines.engine import Change
 from services.engines.podman.api import Podman
 from services.engines.podman.create import Creator
 from services.engines.podman.http import Refusal
-from services.engines.podman.labels import LABEL_POD
 from services.engines.podman.objects import Objects
 from services.engines.podman.render import Plan, Pod
 from services.engines.podman.teardown import Teardown
+from services.engines.pods.labels import LABEL_POD
 from services.engines.unix_http import shorten
 from services.errors import BeemeshError, Internal
-from services.manifests import Manifest
-from services.manifests.resources import CPU_HINT, MEMORY_HINT
 from services.telemetry import Log
 
-_EFFECTIVE_PREFIXES = ("io.podman.", "io.containers.", "io.kubernetes.", "run.oci.", "org.criu.", "org.systemd.")
-"""Annotations by which podman, its runtimes and their hooks are steered."""
 _NOT_STARTED = frozenset({"created", "configured", "initialized"})
 
 log = Log(__name__)
-
-
-def effect(change: Change, manifest: Manifest) -> str:
-    """Replicas, a Deployment's own labels, and annotations that nothing reads need no new instance.
-
-    podman cannot rewrite labels: those of a pod are replaced with it. A pod's annotations are kept in our record;
-    podman's copy stays as it was.
-    """
-    kind, key = described(change)
-    if scales(change):
-        return ""
-    if kind == "labels":
-        return "" if change.kind == "Deployment" and change.path[0] == "metadata" else "replace"
-    if kind != "annotations" or key in (CPU_HINT, MEMORY_HINT) or key.startswith(_EFFECTIVE_PREFIXES):
-        return "replace"
-    return "replace" if any(_reads_annotations(document.body) for document in manifest.documents) else ""
-
-
-def _reads_annotations(value: object) -> bool:
-    """Whether a variable or file is made from annotations."""
-    if isinstance(value, dict):
-        path = value.get("fieldPath")
-        if isinstance(path, str) and path.startswith("metadata.annotations"):
-            return True
-        return any(_reads_annotations(each) for each in value.values())
-    return isinstance(value, list) and any(_reads_annotations(each) for each in value)
 
 
 class Updater:

@@ -18,10 +18,10 @@ import pytest
 
 from services.engines.engine import WorkloadState
 from services.engines.podman.api import Deadlines, Podman
-from services.engines.podman.credentials import Login
 from services.engines.podman.http import UnixHttp
 from services.engines.podman.images import Images
 from services.engines.podman.service import PodmanService
+from services.engines.pods.credentials import Login
 from services.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from services.identity import LABEL_NODE_ID
 from services.manifests import parse

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
-from services.engines.podman.acts import Acts, SupervisorLimits
-from services.engines.podman.dialer import Dialer
-from services.engines.podman.errands import Errands
-from services.engines.podman.http import Refusal
-from services.engines.podman.wards import Ward, Wards
+from services.engines.pods.acts import Acts, Dialer, SupervisorLimits
+from services.engines.pods.errands import Errands
+from services.engines.pods.wards import Ward, Wards
 from services.engines.probe_handlers import Handlers
 from services.engines.prober import Prober
 from services.engines.probes import Restart as Unhealthy
 from services.engines.probes import Standing
+from services.engines.unix_http import Refusal
 from services.errors import BeemeshError
 from services.telemetry import Log
 

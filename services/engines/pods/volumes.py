@@ -1,8 +1,8 @@
-"""From a pod's volumes to podman's, with the files that stand in them, and to the mounts of its containers. Pure.
+"""From a pod's volumes to a backend's, with the files that stand in them, and to the mounts of its containers. Pure.
 
-podman's own ways to make files from ConfigMaps ignore modes, fsGroup and subPath, and its Secrets from a manifest are
-broken in 4.3. So all that is mounted is a named volume that the engine makes and fills. Contents of Secrets lie in such
-a volume on disk, for root alone, for as long as the workload is there.
+Backends' own ways to make files from ConfigMaps ignore modes, fsGroup and subPath, and podman's Secrets from a manifest
+are broken in 4.3. So all that is mounted is a named volume that the engine makes and fills. Contents of Secrets lie in
+such a volume on disk, for root alone, for as long as the workload is there.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from services.engines.engine import Spec
-from services.engines.podman.downward import Facts
-from services.engines.podman.environment import expand
-from services.engines.podman.labels import LABEL_POD
-from services.engines.podman.security import fs_group
-from services.engines.podman.sources import Data, Sources
+from services.engines.pods.downward import Facts
+from services.engines.pods.environment import expand
+from services.engines.pods.labels import LABEL_POD
+from services.engines.pods.security import fs_group
+from services.engines.pods.sources import Data, Sources
 from services.errors import FailedPrecondition
 from services.manifests import quantities
 
@@ -54,13 +54,22 @@ class Volume:
     name: str
     kind: str
     labels: Mapping[str, str]
-    options: Mapping[str, str] = field(default_factory=dict)
     mode: int
     """Of its root directory."""
     group: int | None = None
     """Of all in it."""
     files: tuple[File, ...] = ()
     in_memory: bool = False
+    size: int | None = None
+    """Bytes that it may hold; only in memory."""
+
+    @property
+    def memory_options(self) -> list[str]:
+        """Those of the mount of a volume in memory; podman takes `size` for a quota of the disk, so it is in blocks."""
+        wanted = [f"mode={self.mode:o}", *([f"gid={self.group}"] if self.group is not None else [])]
+        if self.size is not None:
+            wanted.append(f"nr_blocks={max(1, self.size // _PAGE)}")
+        return wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +84,6 @@ class Mount:
     read_only: bool
     host_type: str = ""
     """What a path of the machine must be; one of HOST_PATH_TYPES."""
-
-    @property
-    def options(self) -> list[str]:
-        """In podman's words; nothing of the image is copied into a volume."""
-        return ["ro" if self.read_only else "rw"]
 
 
 class Volumes:
@@ -132,12 +136,8 @@ class Volumes:
         source = volume.get("emptyDir") or {}
         if source.get("medium") != "Memory":
             return self._volume(name, SCRATCH, pod=pod)
-        mode = _OPEN_DIRECTORY if self._group is None else _OPEN_DIRECTORY | _SET_GROUP
-        wanted = [f"mode={mode:o}", *([f"gid={self._group}"] if self._group is not None else [])]
-        if source.get("sizeLimit"):  # podman takes `size` for a quota of the disk
-            wanted.append(f"nr_blocks={max(1, quantities.memory(source['sizeLimit']) // _PAGE)}")
-        options = {"type": "tmpfs", "device": "tmpfs", "o": ",".join(wanted)}
-        return self._volume(name, SCRATCH, pod=pod, options=options, in_memory=True)
+        size = quantities.memory(source["sizeLimit"]) if source.get("sizeLimit") else None
+        return self._volume(name, SCRATCH, pod=pod, in_memory=True, size=size)
 
     def _files(self, volume: Mapping[str, Any]) -> Volume:
         """The same for all replicas, and another one for each revision: a running replica's files do not change."""
@@ -148,15 +148,13 @@ class Volumes:
 
     def _volume(self, name: str, kind: str, *, pod: str = "", **fields: Any) -> Volume:
         directory = _FILES_DIRECTORY if kind == FILES else _OPEN_DIRECTORY
-        # Without an owner podman would give the directory to the first container's user.
-        owner = {"o": f"uid=0,gid={self._group or 0}"}
         return Volume(
             name=_short(name),
             kind=kind,
             labels={**self._spec.ownership.labels(), LABEL_VOLUME: kind, **({LABEL_POD: pod} if pod else {})},
             mode=directory if self._group is None else directory | _SET_GROUP,
             group=self._group,
-            **{"options": owner, **fields},
+            **fields,
         )
 
     # Files

@@ -35,7 +35,7 @@ class Login:
     identity_token: str = field(default="", repr=False)
 
     def header(self) -> str:
-        """What podman's X-Registry-Auth carries. One login stays in podman's memory; a map by host would be a file."""
+        """What X-Registry-Auth carries. One login stays in podman's memory; a map by host would be a file."""
         named = {"username": self.username, "password": self.password, "identitytoken": self.identity_token}
         said = {name: value for name, value in named.items() if value}
         return base64.urlsafe_b64encode(json.dumps(said).encode()).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.engines.podman.images import full_reference, pull_policy
+from services.engines.pods.images import full_reference, pull_policy
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LABEL_GRACE = "beemesh.io/grace-seconds"
-"""The pod's grace period: no list of podman's shows it."""
+"""The pod's grace period: no list of the backend's shows it."""
 LABEL_REPLICA = "beemesh.io/replica"
 """The replica's number, from 0."""
 LABEL_POD = "beemesh.io/pod"

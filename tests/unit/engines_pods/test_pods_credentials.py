@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engines.podman.credentials import Login, logins_for, pull_secrets
+from services.engines.pods.credentials import Login, logins_for, pull_secrets
 from services.errors import FailedPrecondition
 from services.manifests import Document, parse
 

@@ -29,7 +29,7 @@ class Errands:
         await self._group.__aexit__(None, None, None)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Not in the caller's context: the deadline of a request that read podman must not bound it."""
+        """Not in the caller's context: the deadline of a request that read the backend must not bound it."""
         return self._group.create_task(work, context=contextvars.Context())
 
     def guard(self, container: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:

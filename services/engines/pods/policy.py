@@ -1,4 +1,4 @@
-"""What engine podman makes of each field of a manifest: one table, applied by `fields`. Pure data.
+"""What engines make of each field of a manifest: one table, applied by `fields`. Pure data.
 
 tests/corpus/README.md explains the rows: a value is honoured, silent, warned of or refused; what has no row is refused.
 """
@@ -6,7 +6,7 @@ tests/corpus/README.md explains the rows: a value is honoured, silent, warned of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,3 +257,33 @@ TREES: Mapping[str, Tree] = {
 }
 KINDS = tuple(TREES)
 WORKLOADS = ("Pod", "Deployment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Honours:
+    """What one engine keeps of manifests."""
+
+    engine: str
+    """Its id, for what is said of it."""
+    trees: Mapping[str, Tree] = field(default_factory=lambda: TREES)
+    """By kind."""
+    init_terminals: bool = True
+    """Whether an init container may have a terminal."""
+
+
+def differing(trees: Mapping[str, Tree], pod_spec: Tree) -> Mapping[str, Tree]:
+    """The trees with other rules for some fields of a PodSpec."""
+    found = dict(trees)
+    pod = found["Pod"]
+    found["Pod"] = {**pod, "spec": {**_tree(pod["spec"]), **pod_spec}}
+    deployment = found["Deployment"]
+    spec = _tree(deployment["spec"])
+    template = _tree(spec["template"])
+    changed = {**template, "spec": {**_tree(template["spec"]), **pod_spec}}
+    found["Deployment"] = {**deployment, "spec": {**spec, "template": changed}}
+    return found
+
+
+def _tree(rule: Rule) -> Tree:
+    assert isinstance(rule, Mapping)  # noqa: S101 - the table above has it so
+    return rule

@@ -1,11 +1,11 @@
-"""What callers are told of a supervised container: podman's word, with restarts, readiness and reasons added. Pure."""
+"""What callers are told of a supervised container: the backend's word, restarts, readiness and reasons added. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from services.engines.engine import Component, ExitStatus, WorkloadState
-from services.engines.podman.memory import Remembered
+from services.engines.pods.memory import Remembered
 from services.engines.probes import Standing
 from services.engines.restarts import Exit
 
@@ -22,7 +22,7 @@ class Facts:
 
     known: Remembered
     run: str
-    """The run that podman was last seen to have."""
+    """The run that the backend was last seen to have."""
     standing: Standing | None
     """None: its probes are not run, since it does not run or is being ended."""
     is_down: bool

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.engines.engine import Config
-from services.engines.podman.policy import WORKLOADS
+from services.engines.pods.policy import WORKLOADS
 from services.identity import replica_name
 from services.manifests import Document, Manifest, Path
 from services.manifests.kubernetes import pod_path
@@ -56,7 +56,7 @@ class Template:
 
     @property
     def name(self) -> str:
-        """What the pod is called inside: we number the replicas where nobody but podman sees it."""
+        """What the pod is called inside: we number the replicas where nobody but the backend sees it."""
         return self.document.name
 
     @property
@@ -97,7 +97,7 @@ class Template:
         return workload_id if self.alone else f"{workload_id}-{self.name}"
 
     def pod_name(self, workload_id: str, number: int) -> str:
-        """Podman's name of a replica."""
+        """The backend's name of a replica."""
         return replica_name(self.prefix(workload_id), number)
 
     def _metadata(self, field: str) -> Mapping[str, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from services.engines.engine import Config, Resources, Severity
-from services.engines.podman.fields import NodePolicy, check
-from services.manifests import parse
-from tests.unit.engines_podman.samples import POD, pod
+from services.engines.engine import Config, Issue, Resources, Severity
+from services.engines.pods import fields
+from services.engines.pods.fields import NodePolicy
+from services.engines.pods.policy import Honours
+from services.manifests import Manifest, parse
+from tests.unit.engines_pods.samples import POD, pod
 
 FULL = """\
 apiVersion: v1
@@ -46,6 +48,11 @@ spec:
     volumeMounts: [{name: scratch, mountPath: /s}, {name: files, mountPath: /f, subPath: p}]
     terminationMessagePolicy: File
 """
+
+
+def check(manifest: Manifest, config: Config, policy: NodePolicy | None = None) -> list[Issue]:
+    """What engine podman says of it."""
+    return fields.check(manifest, config, Honours(engine="podman"), policy)
 
 
 def test_what_is_honoured_passes() -> None:

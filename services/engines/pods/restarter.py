@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from services.engines.podman.acts import Acts, SupervisorLimits
-from services.engines.podman.errands import Errands
-from services.engines.podman.http import Refusal
-from services.engines.podman.memory import Remembered
-from services.engines.podman.supervision import Sighting
-from services.engines.podman.wards import Ward, Wards
+from services.engines.pods.acts import Acts, SupervisorLimits
+from services.engines.pods.errands import Errands
+from services.engines.pods.memory import Remembered
+from services.engines.pods.supervision import Sighting
+from services.engines.pods.wards import Ward, Wards
 from services.engines.restarts import Exit, Restart, decide
+from services.engines.unix_http import Refusal
 from services.errors import BeemeshError
 from services.telemetry import Log
 
@@ -33,7 +33,7 @@ class Restarter:
         wake: Callable[[], None],
         drop: Callable[[str], None],
     ) -> None:
-        """`wake` is told when something may have changed, `drop` the id of a container that podman does not have."""
+        """`wake` is told when something may have changed, `drop` the id of a container that is gone."""
         self._wards = wards
         self._acts = acts
         self._errands = errands

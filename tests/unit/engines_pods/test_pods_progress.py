@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.engines.podman.progress import Progress
+from services.engines.pods.progress import Progress
 
 
 def test_a_pull_tells_how_many_megabytes_of_how_many_are_here() -> None:

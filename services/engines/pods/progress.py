@@ -1,4 +1,4 @@
-"""How far a pull has come, in words, from what podman reports of each layer. Pure."""
+"""How far a pull has come, in words, from what the backend reports of each layer. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DONE = frozenset({"Download complete", "Pull complete", "Already exists"})
 
 
 class Progress:
-    """One pull. podman tells a layer's size when its download begins, so the total may grow."""
+    """One pull. A layer's size is told when its download begins, so the total may grow."""
 
     def __init__(self, reference: str) -> None:
         self._reference = reference
@@ -19,7 +19,7 @@ class Progress:
         self.text = f"pulling image {reference}"
 
     def take(self, step: Mapping[str, Any]) -> bool:
-        """Count one of podman's lines; whether there is something new to say."""
+        """Count one of the backend's lines, which are docker's; whether there is something new to say."""
         before, layer = self.text, str(step.get("id") or "")
         detail = step.get("progressDetail") or {}
         total = self._layers.get(layer, (0, 0))[1]

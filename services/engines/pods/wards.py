@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, replace
 
-from services.engines.podman.memory import Memories, Remembered
-from services.engines.podman.supervision import Sighting
+from services.engines.pods.memory import Memories, Remembered
+from services.engines.pods.supervision import Sighting
 from services.telemetry import Log
 
 log = Log(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from services.engines.engine import Component, ExitStatus, WorkloadState
-from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.http import Refusal
-from services.engines.podman.memory import Memories, Memory
-from services.engines.podman.report import CRASH_LOOP, NOT_READY, RESTARTING
-from services.engines.podman.supervision import Orders, Sighting
-from services.engines.podman.supervisor import Supervisor
+from services.engines.pods.acts import Acts, SupervisorLimits
+from services.engines.pods.memory import Memories, Memory
+from services.engines.pods.report import CRASH_LOOP, NOT_READY, RESTARTING
+from services.engines.pods.supervision import Orders, Sighting
+from services.engines.pods.supervisor import Supervisor
 from services.engines.probes import Exec, Finding, Probe, Probes
 from services.engines.probes import Restart as Unhealthy
 from services.engines.restarts import BackOff, Exit, Policy
@@ -42,19 +42,25 @@ class Inline(Executor):
         return future
 
 
-class Silent:
-    """A podman that tells nothing by itself."""
+async def silence() -> AsyncIterator[bytes]:
+    """The events of a backend that tells nothing by itself."""
+    await asyncio.Event().wait()
+    yield b""
 
-    socket = Path("/none.sock")
 
-    async def events(self, labels: object) -> AsyncIterator[bytes]:
-        """None ever come."""
-        await asyncio.Event().wait()
-        yield b""
+class Unreached:
+    """A `Dialer` of containers that no probe is sent to."""
 
-    async def pods(self, labels: object) -> list[dict[str, Any]]:
+    async def exec(self, component_id: str, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """Not asked for."""
-        return []
+        raise AssertionError(component_id)
+
+    async def dial(self, component_id: str, port: int) -> tuple[str, int]:
+        """Not asked for."""
+        raise AssertionError(component_id)
+
+    def forget(self, component_id: str) -> None:
+        """Nothing is known."""
 
 
 class Scene:
@@ -67,8 +73,8 @@ class Scene:
         self.on_start: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.may_run = True
         self.supervisor = Supervisor(
-            podman=Silent(),  # type: ignore[arg-type]  # it has what is called
-            labels={},
+            events=silence,
+            dialer=Unreached(),
             memories=Memories(directory, writers=Inline()),
             acts=Acts(
                 read=self._read,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.engines.engine import Config, Severity
-from services.engines.podman.downward import MACHINE_FIELDS, POD_FIELDS, is_known_field
-from services.engines.podman.findings import (
+from services.engines.pods.downward import MACHINE_FIELDS, POD_FIELDS, is_known_field
+from services.engines.pods.findings import (
     BAD_VALUE,
     IGNORED_FIELD,
     REFERENCE_NOT_FOUND,
@@ -16,10 +16,11 @@ from services.engines.podman.findings import (
     Found,
     found,
 )
-from services.engines.podman.images import full_reference
-from services.engines.podman.sources import Data, Sources
-from services.engines.podman.volumes import HOST_PATH_TYPES
-from services.engines.podman.workload import Template, templates
+from services.engines.pods.images import full_reference
+from services.engines.pods.policy import Honours
+from services.engines.pods.sources import Data, Sources
+from services.engines.pods.volumes import HOST_PATH_TYPES
+from services.engines.pods.workload import Template, templates
 from services.manifests import Document, Manifest, Path
 from services.manifests.lookup import value_at
 
@@ -27,12 +28,12 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686"
 _HOOKS_WITH_PORTS = ("httpGet", "tcpSocket")
 
 
-def check(manifest: Manifest, config: Config) -> Iterator[Found]:
+def check(manifest: Manifest, config: Config, honours: Honours) -> Iterator[Found]:
     """All such findings of a manifest."""
     sources = Sources(manifest)
     known = templates(manifest, config)
     for template in known:
-        yield from _Rules(template, sources).check()
+        yield from _Rules(template, sources, honours).check()
     yield from _names(known)
     for document in manifest.documents:
         if document.kind == "Secret" and document.body.get("type") == "kubernetes.io/service-account-token":
@@ -72,7 +73,8 @@ def _claim_name(volume: Mapping[str, Any]) -> str:
 class _Rules:
     """The rules of one workload."""
 
-    def __init__(self, template: Template, sources: Sources) -> None:
+    def __init__(self, template: Template, sources: Sources, honours: Honours) -> None:
+        self._honours = honours
         self._template = template
         self._document = template.document
         self._sources = sources
@@ -109,9 +111,10 @@ class _Rules:
 
     def _inits(self) -> Iterator[Found]:
         for index, container in enumerate(self._template.inits):
-            if container.get("tty"):
+            if container.get("tty") and not self._honours.init_terminals:
                 path = (*self._template.path, "initContainers", index, "tty")
-                yield self._found(path, "an init container has no terminal in engine podman", UNSUPPORTED_FIELD)
+                message = f"an init container has no terminal in engine {self._honours.engine}"
+                yield self._found(path, message, UNSUPPORTED_FIELD)
 
     # Environment
 
@@ -209,7 +212,7 @@ class _Rules:
     def _sub_paths(self) -> Iterator[Found]:
         """A part of a directory that someone may replace: a link put in its place would lead out of the volume.
 
-        podman binds the part anew at each start of a container, wherever the path leads by then.
+        The backend binds the part anew at each start of a container, wherever the path leads by then.
         """
         writable = {volume["name"] for _, volume in self._template.volumes() if self._is_writable(volume)}
         mounts = [

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from services.engines.engine import Resources
-from services.engines.podman.workload import Template
+from services.engines.pods.workload import Template
 from services.manifests import quantities
 from services.manifests.resources import Limits
 

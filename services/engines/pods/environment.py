@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.engines.podman.downward import Facts
-from services.engines.podman.sources import Data, Sources
+from services.engines.pods.downward import Facts
+from services.engines.pods.sources import Data, Sources
 
 _REFERENCE = re.compile(r"\$\$|\$\(([^)]*)\)")
 

@@ -1,4 +1,4 @@
-"""Lifecycle hooks: podman has none, so the engine runs them, by the manifest that it keeps beside each container."""
+"""Lifecycle hooks: backends have none, so the engine runs them, by the manifest that it keeps beside each container."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from services.engines.podman.api import Podman
-from services.engines.podman.dialer import Dialer
+from services.engines.pods.acts import Dialer
 from services.engines.probe_handlers import Handlers
 from services.engines.probes import Finding, handler_of
 
@@ -35,8 +34,8 @@ def kept(annotations: Mapping[str, str] | None) -> Mapping[str, Any]:
 class Hooks:
     """Runs hooks in containers."""
 
-    def __init__(self, podman: Podman) -> None:
-        self._podman = podman
+    def __init__(self, dialer: Dialer) -> None:
+        self._dialer = dialer
 
     async def run(self, container_id: str, container: Mapping[str, Any], hook: str, *, timeout: float) -> Finding:
         """Run `postStart` or `preStop`, if the container has it, for at most `timeout` seconds."""
@@ -47,4 +46,7 @@ class Hooks:
             await asyncio.sleep(min(float(sleep["seconds"]), timeout))
             return Finding(ok=True)
         handler = handler_of(container, action, path=f"lifecycle.{hook}")
-        return await Handlers(Dialer(self._podman)).check(container_id, handler, timeout=timeout)
+        try:
+            return await Handlers(self._dialer).check(container_id, handler, timeout=timeout)
+        finally:
+            self._dialer.forget(container_id)

@@ -1,14 +1,13 @@
-"""Has podman read when something may have changed in it, and tells whoever waits for that."""
+"""Has the backend read when something may have changed in it, and tells whoever waits for that."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
-from services.engines.podman.api import Podman
-from services.engines.podman.http import Refusal
 from services.engines.streams import closed_after
+from services.engines.unix_http import Refusal
 from services.errors import BeemeshError
 from services.telemetry import Log
 
@@ -16,7 +15,7 @@ log = Log(__name__)
 
 
 class Hints:
-    """Hints come from podman's events, from `wake`, and from a clock; many make one reading. Times are in seconds.
+    """Hints come from the backend's events, from `wake`, and from a clock; many make one reading. Times are in seconds.
 
     `poll` is the time between two readings without a hint, `settle` the wait after one, in which somebody else may
     have read, `reopen` the wait before a broken event stream is opened anew.
@@ -25,15 +24,13 @@ class Hints:
     def __init__(
         self,
         *,
-        podman: Podman,
-        labels: Mapping[str, str],
+        events: Callable[[], AsyncIterator[object]],
         read: Callable[[], Awaitable[object]],
         poll: float,
         settle: float,
         reopen: float,
     ) -> None:
-        self._podman = podman
-        self._labels = labels
+        self._events = events
         self._read = read
         self._poll = poll
         self._settle = settle
@@ -81,11 +78,11 @@ class Hints:
                 log.error("reading_failed", exc_info=error)
 
     async def listen(self) -> None:
-        """Take each of podman's events for a hint; ends with its task."""
+        """Take each of the backend's events for a hint; ends with its task."""
         while True:
             try:
                 self.wake()
-                async with closed_after(self._podman.events(self._labels)) as events:
+                async with closed_after(self._events()) as events:
                     async for _ in events:
                         self.wake()
             except (Refusal, BeemeshError) as error:

@@ -1,8 +1,8 @@
 """Keeps containers alive as a kubelet would: runs their probes, and restarts what ended as its policy says.
 
-It learns from readings of podman what runs and what ended, whoever asked for the reading. What it decides is on disk
+It learns from readings of the backend what runs and what ended, whoever asked for them. What it decides is on disk
 before it acts, so that an engine that was killed goes on where it was; a container is started only while its workload
-is meant to run. docs/adr/0015-podman-supervisor.md says why podman does not do it.
+is meant to run. docs/adr/0015-podman-supervisor.md says why the backend does not do it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from typing import Self
 
 from services.engines.engine import Component
-from services.engines.podman.acts import Acts, SupervisorLimits
-from services.engines.podman.api import Podman
-from services.engines.podman.dialer import Dialer
-from services.engines.podman.errands import Errands
-from services.engines.podman.hints import Hints
-from services.engines.podman.memory import Memories
-from services.engines.podman.probing import Probing
-from services.engines.podman.report import Facts, report
-from services.engines.podman.restarter import Restarter
-from services.engines.podman.supervision import Sighting
-from services.engines.podman.wards import Ward, Wards
+from services.engines.pods.acts import Acts, Dialer, SupervisorLimits
+from services.engines.pods.errands import Errands
+from services.engines.pods.hints import Hints
+from services.engines.pods.memory import Memories
+from services.engines.pods.probing import Probing
+from services.engines.pods.report import Facts, report
+from services.engines.pods.restarter import Restarter
+from services.engines.pods.supervision import Sighting
+from services.engines.pods.wards import Ward, Wards
 
 
 class Supervisor:
@@ -31,20 +29,22 @@ class Supervisor:
     def __init__(
         self,
         *,
-        podman: Podman,
-        labels: Mapping[str, str],
+        events: Callable[[], AsyncIterator[object]],
+        dialer: Dialer,
         memories: Memories,
         acts: Acts,
         may_run: Callable[[str], bool],
         clock: Callable[[], float],
         limits: SupervisorLimits | None = None,
     ) -> None:
-        """`may_run` says of a workload whether it is meant to run; it is asked before each start."""
+        """`events` opens a stream of all that happens to the containers; `dialer` is for their probes.
+
+        `may_run` says of a workload whether it is meant to run; it is asked before each start.
+        """
         limits = limits or SupervisorLimits()
         self._wards = Wards(memories=memories, may_run=may_run)
         self._hints = Hints(
-            podman=podman,
-            labels=labels,
+            events=events,
             read=acts.read,
             poll=limits.poll,
             settle=limits.settle,
@@ -54,7 +54,7 @@ class Supervisor:
         self._errands = Errands(pause=limits.reopen, wake=wake)
         self.probing = Probing(
             wards=self._wards,
-            dialer=Dialer(podman),
+            dialer=dialer,
             acts=acts,
             errands=self._errands,
             clock=clock,
@@ -128,7 +128,7 @@ class Supervisor:
             self._drop(container_id)
 
     def see(self, sightings: Iterable[Sighting], *, began: float, whole: bool) -> None:
-        """Podman was read; `began` is the event loop's time before that, `whole` that all workloads were read."""
+        """The backend was read; `began` is the event loop's time before that, `whole` that all workloads were read."""
         if self._closed or began < self._hints.latest:
             return
         seen = {sighting.container_id: sighting for sighting in sightings}
@@ -145,7 +145,7 @@ class Supervisor:
     # What others ask it
 
     def describe(self, component: Component) -> Component:
-        """What podman has of a container, with what is known of it here."""
+        """What the backend has of a container, with what is known of it here."""
         ward = self._wards.get(component.component_id)
         if ward is None:
             return component

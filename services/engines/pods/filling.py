@@ -1,7 +1,7 @@
-"""Puts directories, files, modes and owners into volumes: in place where that can be done, else through podman.
+"""Puts directories, files, modes and owners into volumes: in place where that can be done, else through the backend.
 
-In place takes no time; it needs podman's storage before our eyes and the right to give files away. Through podman, a
-container that is never started lends its mounts.
+In place takes no time; it needs the backend's storage before our eyes and the right to give files away. Through the
+backend, a container that is never started lends its mounts.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import asyncio
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR
 
-from services.engines.podman.labels import LABEL_ROLE, ROLE_HELPER
-from services.engines.podman.objects import Objects
-from services.engines.podman.volumes import Volume
+from services.engines.pods.volumes import Volume
 from services.errors import FailedPrecondition
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,11 +24,11 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A volume that podman has."""
+    """A volume that the backend has."""
 
     volume: Volume
     place: Path
-    """Where podman keeps it."""
+    """Where the backend keeps it."""
     new: bool
 
     @property
@@ -48,11 +46,16 @@ class Made:
         return self.in_reach and any(not os.path.lexists(self.place / file.path) for file in self.volume.files)
 
 
+Lend = Callable[[Sequence[Made], str, str], Awaitable[None]]
+"""Fills volumes through a container of this image and name, which is never started."""
+
+
 class Filler:
     """Fills volumes that are new, or that nobody finished."""
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+    def __init__(self, lend: Lend) -> None:
+        """`lend` fills what is out of reach."""
+        self._lend = lend
 
     async def fill(self, made: Sequence[Made], *, image: str, name: str) -> None:
         """Fill all that are new; `image` and `name` are for the container that may be needed. Raises Refusal."""
@@ -62,26 +65,7 @@ class Filler:
         if near:
             await asyncio.to_thread(_write_all, near)
         if far:
-            await self._through_podman(far, image, name)
-
-    async def _through_podman(self, far: Sequence[Made], image: str, name: str) -> None:
-        targets = {f"/{index}": each.volume for index, each in enumerate(far)}
-        body = {
-            "name": name,
-            "image": image,
-            "entrypoint": ["none"],
-            "labels": {**far[0].volume.labels, LABEL_ROLE: ROLE_HELPER},
-            "image_volume_mode": "ignore",
-            "volumes": [
-                {"Name": volume.name, "Dest": target, "Options": ["nocopy"]} for target, volume in targets.items()
-            ],
-        }
-        helper, _ = await self._objects.create_container(body)
-        try:
-            for target, volume in targets.items():
-                await self._objects.put_archive(helper, target, archive(volume))
-        finally:
-            await self._objects.remove_container(helper)
+            await self._lend(far, image, name)
 
 
 async def make_part(made: Made, part: str) -> Path:
@@ -100,7 +84,7 @@ async def make_part(made: Made, part: str) -> Path:
             ) from error
     elif all(file.path != part for file in made.volume.files):
         raise FailedPrecondition(
-            f"volume {made.volume.name}: subPath {part} needs an engine that runs as root on podman's own machine",
+            f"volume {made.volume.name}: subPath {part} needs an engine that runs as root on its backend's own machine",
             reason="UNSUPPORTED_FIELD",
         )
     return made.place / part
