@@ -379,7 +379,7 @@ class MixedNode:
         while (left := self.backends.left(node_id)) and time.monotonic() < end:
             time.sleep(0.2)
         self.backends.clear(node_id)
-        assert left == set(), "it is left behind"
+        assert left == set(), f"left behind: {sorted(left)}"
 
 
 @contextmanager
