@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +40,25 @@ class Docker:
     A label is asked for with its value, or, where that is empty, with any. `async with` bounds the SDK's threads.
     """
 
-    def __init__(self, socket: Path, *, backend: str = "docker", deadlines: Deadlines | None = None) -> None:
-        """`backend` is what it is called where something is said of it."""
-        self.socket = socket
+    sdk: Sdk
+    """Once entered; as all else."""
+    _http: UnixHttp
+    _slow: UnixHttp
+    """For calls that may take minutes, so that the others never wait for them."""
+
+    def __init__(
+        self, socket: Callable[[], Path], *, backend: str = "docker", deadlines: Deadlines | None = None
+    ) -> None:
+        """`socket` is asked for when this is entered; `backend` is what it is called where something is said of it."""
+        self._socket = socket
         self.backend = backend
         self._deadlines = deadlines or Deadlines()
-        self.sdk = Sdk(socket, backend=backend, read=self._deadlines.read)
-        self._http = UnixHttp(socket, backend=backend)
-        self._slow = UnixHttp(socket, backend=backend, concurrency=_SLOW_CALLS)
-        """For calls that may take minutes, so that the others never wait for them."""
 
     async def __aenter__(self) -> Self:
+        socket = self._socket()
+        self.sdk = Sdk(socket, backend=self.backend, read=self._deadlines.read)
+        self._http = UnixHttp(socket, backend=self.backend)
+        self._slow = UnixHttp(socket, backend=self.backend, concurrency=_SLOW_CALLS)
         await self.sdk.open()
         return self
 
