@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 from services.engines.docker_api.sdk import API_VERSION, Sdk
@@ -21,7 +23,11 @@ _CONTAINER_EVENTS = ("create", "start", "die", "destroy", "oom", "pause", "unpau
 _SLOW_CALLS = 64
 """Stops and removals at a time."""
 
+_TRIES = 5
+_GONE = re.compile(r"no such (container|network|volume)|does not exist in database", re.IGNORECASE)
+
 Inspected = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +84,14 @@ class Docker:
 
     async def networks(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The networks that carry all these labels."""
-        found: list[dict[str, Any]] = await self.sdk.ask(lambda sdk: sdk.networks(filters={"label": _pairs(labels)}))
+        found: list[dict[str, Any]] = await self.sdk.ask(
+            lambda sdk: _settled(lambda: sdk.networks(filters={"label": _pairs(labels)}))
+        )
         return [each for each in found if _carries(each.get("Labels"), labels)]
 
     async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The volumes that carry all these labels."""
-        found = await self.sdk.ask(lambda sdk: sdk.volumes(filters={"label": _pairs(labels)}))
+        found = await self.sdk.ask(lambda sdk: _settled(lambda: sdk.volumes(filters={"label": _pairs(labels)})))
         return [each for each in found.get("Volumes") or [] if _carries(each.get("Labels"), labels)]
 
     async def counters(self, container: str) -> dict[str, Any]:
@@ -180,20 +188,30 @@ class Docker:
 
 def _inspected(sdk: APIClient, labels: Mapping[str, str]) -> Iterable[Inspected]:
     """The list tells neither exit codes nor restarts, so each is looked at."""
-    for listed in sdk.containers(all=True, filters={"label": _pairs(labels)}):
+    for listed in _settled(lambda: sdk.containers(all=True, filters={"label": _pairs(labels)})):
         if not _carries(listed.get("Labels"), labels):
             continue
-        if (found := _unless_gone(lambda name=listed["Id"]: sdk.inspect_container(name))) is not None:
+        if (found := _unless_gone(partial(sdk.inspect_container, listed["Id"]))) is not None:
             yield found
 
 
-def _unless_gone(question: Any) -> Any:
-    from docker.errors import NotFound
+def _unless_gone(question: Callable[[], T]) -> T | None:
+    from docker.errors import APIError
 
     try:
         return question()
-    except NotFound:
+    except APIError as error:
+        if error.response.status_code != 404 and not _GONE.search(str(error.explanation)):
+            raise
         return None
+
+
+def _settled(question: Callable[[], T]) -> T:
+    """A list: podman's fails when something goes while it is being made."""
+    for _ in range(_TRIES):
+        if (found := _unless_gone(question)) is not None:
+            return found
+    return question()
 
 
 def _unless(reply: Reply, *expected: int) -> Reply:
