@@ -113,10 +113,15 @@ def _issue(issue: ManifestIssue, source: Source) -> str:
     return report.violation_line(violation, source=source.name)
 
 
-async def select(session: Session, source: Source, *, engine: str, fallback: str, output: str) -> None:
+async def select(
+    session: Session, source: Source, *, engine: str, fallback: str, config: DeploymentConfig, output: str
+) -> None:
     """Print which engine would be used, and the verdict on each."""
     request = pb2.SelectEngineRequest(
-        manifest=Manifest(content=source.text), engine_id=engine, fallback_policy=FALLBACKS[fallback]
+        manifest=Manifest(content=source.text),
+        engine_id=engine,
+        fallback_policy=FALLBACKS[fallback],
+        config=config,
     )
     answer = await session.call(session.orchestrator.SelectEngine, request)
     if output != "table":

@@ -66,6 +66,8 @@ class Verdict:
     format: Format | None = None
     canonical_digest: str = ""
     issues: tuple[Issue, ...] = ()
+    manifest: Manifest | None = None
+    """Where the text is one."""
 
 
 def check_workload_id(text: str) -> str:
@@ -117,7 +119,19 @@ def validate(
         format=manifest.format,
         canonical_digest=manifest.canonical_digest,
         issues=issues,
+        manifest=manifest,
     )
+
+
+async def examined(verdict: Verdict, engine: Engine, config: Config | None = None) -> Verdict:
+    """The verdict on what seemed to be valid, once the engine's own tools have read it."""
+    if not verdict.valid or verdict.manifest is None:
+        return verdict
+    try:
+        await engine.examine(verdict.manifest, config or Config())
+    except (InvalidArgument, FailedPrecondition) as error:
+        return replace(verdict, valid=False, issues=(*verdict.issues, *_as_issues(error)))
+    return verdict
 
 
 def config_json(config: Config) -> dict[str, object]:

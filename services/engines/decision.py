@@ -46,14 +46,15 @@ def decide(
 ) -> Decision:
     """The decision; raises AlreadyExists when other content is there and may not be replaced.
 
-    `in_place`: the engine can bring the recorded content to the wanted one without recreating it.
+    `in_place`: the engine can bring the recorded content to the wanted one, or add what has gone of it, without
+    recreating all of it.
     """
     if record is not None and not record.phase.is_made:
         # An interrupted creation or a removal that was never finished: nobody may rely on what is left of it.
         return RECREATE
     runs_this = _runs(record, observation, digest) or (scaled_to_zero and _has_nothing(observation))
     if record is not None and record.canonical_digest == digest:
-        return _again(record, observation, runs_this=runs_this)
+        return _again(record, observation, runs_this=runs_this, in_place=in_place)
     if observation is None and (record is None or not record.scaled_to_zero):
         return CREATE
     if record is None and observation is not None and hash_label(digest) == observation.ownership.manifest_hash:
@@ -67,13 +68,16 @@ def decide(
     )
 
 
-def _again(record: Record, observation: Observation | None, *, runs_this: bool) -> Decision:
-    """The content that was asked for before is asked for again."""
+def _again(record: Record, observation: Observation | None, *, runs_this: bool, in_place: bool) -> Decision:
+    """The content that was asked for before is asked for again; what is whole of it runs on."""
     if record.phase is Phase.UPDATING and (observation is not None or record.scaled_to_zero):
         return UPDATE
     if runs_this:
         return NONE
-    return CREATE if observation is None else RECREATE
+    if observation is None:
+        return CREATE
+    lost_some = bool(observation.components) and bool(record.missing(observation))
+    return UPDATE if lost_some and in_place and _can_be_updated(record, observation) else RECREATE
 
 
 def _runs(record: Record | None, observation: Observation | None, digest: str) -> bool:

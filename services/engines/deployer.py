@@ -76,6 +76,7 @@ class Deployer:
                 return await _join(running, admitted)
             await running.settled()
         if order.validate_only:
+            await self._engine.examine(admitted.manifest, order.config)
             return await self._foresee(admitted)
         operation = self._operations.start(
             Verb.DEPLOY,

@@ -148,6 +148,14 @@ class Workloads(ABC):
         `config.engine_options.<key>`; it is refused in every validation mode.
         """
 
+    async def examine(self, manifest: Manifest, config: Config) -> None:
+        """Have the engine's own tools read what `check` found nothing wrong with; no backend is asked, nothing is made.
+
+        For what a deploy is going to be refused for anyway, told to who validates or plans. Raises what `create` would:
+        InvalidArgument(MANIFEST_INVALID) and FailedPrecondition, with violations. The default has no tools.
+        """
+        return
+
     async def prepare(self, spec: Spec) -> None:
         """Make sure that what `create` needs from outside (images) is there, and touch nothing else.
 

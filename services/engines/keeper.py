@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Self
 
-from services.engines.admission import DeployOrder, Verdict, admit, check_workload_id, validate
+from services.engines.admission import DeployOrder, Verdict, admit, check_workload_id, examined, validate
 from services.engines.backend import Backend, Limits, not_found
 from services.engines.deployer import Deployed, Deployer, RemoveOrder
 from services.engines.engine import Capability, Config, Engine, WorkloadState
@@ -126,13 +126,16 @@ class Keeper:
         self, text: str, expected: Format | None, *, lenient: bool, config: Config | None = None
     ) -> Verdict:
         """All findings about a manifest; touches nothing. Raises InvalidArgument when there is no text."""
-        return await self._reader.read(
+        verdict = await self._reader.read(
             text, lambda: validate(text, expected, self._engine, lenient=lenient, config=config)
         )
+        return await examined(verdict, self._engine, config)
 
     async def plan(self, order: DeployOrder) -> Plan:
         """What a deploy that may replace would do; touches nothing. Raises as `Deployer.deploy` refuses."""
-        return await self._planner.plan(await self._reader.read(order.text, lambda: admit(order, self._engine)))
+        admitted = await self._reader.read(order.text, lambda: admit(order, self._engine))
+        await self._engine.examine(admitted.manifest, order.config)
+        return await self._planner.plan(admitted)
 
     async def deploy(self, order: DeployOrder) -> Deployed:
         """See `Deployer.deploy`; raises FailedPrecondition(ENGINE_DRAINING) while the engine stops."""

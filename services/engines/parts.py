@@ -96,6 +96,9 @@ class EngineOfParts(Engine):
         """See `Workloads`; as all below."""
         return self._parts[manifest.format].check(manifest, config)
 
+    async def examine(self, manifest: Manifest, config: Config) -> None:
+        await self._parts[manifest.format].examine(manifest, config)
+
     async def prepare(self, spec: Spec) -> None:
         await self._parts[spec.manifest.format].prepare(spec)
 

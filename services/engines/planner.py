@@ -73,7 +73,8 @@ class Planner:
             check_etag(record, order.workload_id, order.etag)
         is_new = record is not None and record.canonical_digest != admitted.digest
         old, changes = None, tuple[Change, ...]()
-        if record and (is_new or record.phase is Phase.UPDATING):
+        lost_some = bool(record and observation and record.missing(observation))
+        if record and (is_new or lost_some or record.phase is Phase.UPDATING):
             text = max(record.manifest or "", order.text, key=len)
             old, changes = await self._reader.read(text, lambda: self._compared(record, admitted, is_new=is_new))
         decision = decide(

@@ -38,6 +38,8 @@ from services.rpc.watch import Event
 
 _AVAILABLE = registry_pb.Engine.AVAILABILITY_AVAILABLE
 _SUSPECT = registry_pb.Engine.AVAILABILITY_SUSPECT
+_WORDS_MAX = 300
+"""Of what an engine says of its health: a refusal carries the words of every engine."""
 
 
 def engine_view(engine: registry_pb.Engine) -> EngineView:
@@ -51,6 +53,7 @@ def engine_view(engine: registry_pb.Engine) -> EngineView:
         available=engine.availability in (_AVAILABLE, _SUSPECT),
         suspect=engine.availability == _SUSPECT,
         reason=engine.availability_reason,
+        message=engine.health.message[:_WORDS_MAX],
         cordoned=engine.cordoned,
         priority=engine.priority,
     )
@@ -195,6 +198,7 @@ def states(values: Collection[int]) -> set[State]:
 def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:
     """What a client would ask for; raises InvalidArgument naming the field."""
     _check_manifest(message)
+    _check_placement(message)
     return ApplyRequest(
         manifest=message.manifest.content,
         format=message.manifest.format,
@@ -206,13 +210,29 @@ def plan_request(message: pb.PlanManifestRequest) -> ApplyRequest:
     )
 
 
-def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -> None:
+def select_request(message: pb.SelectEngineRequest) -> ApplyRequest:
+    """What a client would ask for, whatever it is called; raises InvalidArgument naming the field."""
+    _check_manifest(message)
+    return ApplyRequest(
+        manifest=message.manifest.content,
+        format=message.manifest.format,
+        config=config(message.config),
+        engine_id=message.engine_id,
+        policy=policy(message.fallback_policy),
+        warn=message.validation_mode == types_pb2.VALIDATION_MODE_WARN,
+    )
+
+
+def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest | pb.SelectEngineRequest) -> None:
     if not message.manifest.content:
         raise bad("manifest.content", "is required")
     if message.manifest.format not in types_pb2.ManifestFormat.values():
         raise bad("manifest.format", f"{message.manifest.format} is none")
     if message.validation_mode not in types_pb2.ValidationMode.values():
         raise bad("validation_mode", f"{message.validation_mode} is none")
+
+
+def _check_placement(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -> None:
     if message.placement not in (pb.PLACEMENT_UNSPECIFIED, pb.PLACEMENT_LOCAL):
         raise bad("placement", "only PLACEMENT_LOCAL is there yet")
 
@@ -220,6 +240,7 @@ def _check_manifest(message: pb.ApplyManifestRequest | pb.PlanManifestRequest) -
 def apply_request(message: pb.ApplyManifestRequest, *, owner: str) -> ApplyRequest:
     """What a client asks for; raises InvalidArgument naming the field."""
     _check_manifest(message)
+    _check_placement(message)
     if len(message.request_id) > 64 or not (message.request_id.isprintable() and message.request_id.isascii()):
         raise bad("request_id", "at most 64 printable ASCII characters")
     return ApplyRequest(

@@ -271,6 +271,8 @@ class EngineView:
     """Flapping: used only if nothing else is available."""
     reason: str = ""
     """Why it is not available."""
+    message: str = ""
+    """The engine's own words on that; empty when it has none."""
     cordoned: bool = False
     priority: int = 0
 

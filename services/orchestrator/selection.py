@@ -114,17 +114,23 @@ def _objection(engine_id: str, view: EngineView | None, wish: Wish, excluded: Se
     if engine_id in excluded:
         return "ALREADY_TRIED", "it failed earlier in this operation"
     if not view.available and not view.formats:  # it has just (re)started: what it runs is not known yet
-        return view.reason or "UNAVAILABLE", f"{engine_id} cannot be used now"
+        return _unusable(view)
     if wish.format not in view.formats:
         return "UNSUPPORTED_FORMAT", f"{engine_id} does not run this manifest format"
     missing = sorted(set(wish.kinds) - view.kinds) if view.kinds else []
     if missing:
         return "UNSUPPORTED_KIND", f"{engine_id} does not run kind {', '.join(missing)}"
     if not view.available:
-        return view.reason or "UNAVAILABLE", f"{engine_id} cannot be used now"
+        return _unusable(view)
     if view.cordoned:
         return "CORDONED", f"{engine_id} takes no new deployments"
     return "", ""
+
+
+def _unusable(view: EngineView) -> tuple[str, str]:
+    """That it is not available, with its own words on why."""
+    why = f": {view.message}" if view.message else ""
+    return view.reason or "UNAVAILABLE", f"{view.engine_id} cannot be used now{why}"
 
 
 def _suspects_last(found: Sequence[Candidate], views: Mapping[str, EngineView]) -> tuple[Candidate, ...]:

@@ -26,7 +26,6 @@ from services.orchestrator.model import Action, Deployment, Revision, State, Ste
 from services.orchestrator.operations import Operations
 from services.orchestrator.orphans import OrphanKeeper
 from services.orchestrator.orphans import name_of as name_of_workload
-from services.orchestrator.requests import ApplyRequest
 from services.orchestrator.store import Store
 from services.orchestrator.views import View, Views
 from services.rpc import deadline
@@ -107,17 +106,8 @@ class OrchestratorServicer(pb_grpc.OrchestratorServiceServicer):
 
     async def SelectEngine(self, request: pb.SelectEngineRequest, context: Any) -> pb.SelectEngineResponse:
         """Explain the choice; nothing is recorded or touched."""
-        if not request.manifest.content:
-            raise convert.bad("manifest.content", "is required")
-        asked = ApplyRequest(
-            manifest=request.manifest.content,
-            format=request.manifest.format,
-            engine_id=request.engine_id,
-            policy=convert.policy(request.fallback_policy),
-        )
-        return pb.SelectEngineResponse(
-            decision=convert.decision(await self._applier.decide(asked), node_id=self._node_id)
-        )
+        decision = await self._applier.decide(convert.select_request(request))
+        return pb.SelectEngineResponse(decision=convert.decision(decision, node_id=self._node_id))
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Any) -> pb.GetDeploymentResponse:
         """One deployment with its live state."""

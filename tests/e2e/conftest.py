@@ -12,6 +12,7 @@ import pytest
 from scripts import podman_state
 from scripts.local_node import LocalNode
 from scripts.make_test_image import REFERENCE, import_image
+from tests.harness.mixed import Backends, MixedNode, mixed_node
 
 
 @pytest.fixture
@@ -49,3 +50,27 @@ def podman_image() -> str:
             pytest.fail(f"podman must be here and cannot be used: {error}")
         pytest.skip(f"podman cannot be used here: {error}")
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def backends() -> Iterator[Backends]:
+    """A docker and a podman of this run's own."""
+    with Backends() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_mixed_node(backends: Backends) -> Iterator[MixedNode]:
+    """A node on both that a file's tests share."""
+    with mixed_node(backends) as node:
+        yield node
+
+
+@pytest.fixture
+def mixed(shared_mixed_node: MixedNode) -> Iterator[MixedNode]:
+    """That node, both backends there; afterwards nothing may be left in them."""
+    node = shared_mixed_node
+    node.backends.up()
+    node.until_available(podman=True, docker=True, mock=True)
+    yield node
+    node.clear()

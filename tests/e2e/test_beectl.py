@@ -54,6 +54,13 @@ def applied(node: LocalNode) -> Iterator[LocalNode]:
     beectl(node, "delete", ID, "--ignore-not-found")
 
 
+def test_what_an_engine_does_not_know_of_the_config_counts_in_its_verdict(node: LocalNode) -> None:
+    """An engine that does not know an option of the config is not selected, and says which option it is."""
+    selected = beectl(node, "select", "-f", "examples/mock.yaml", "--option", "colour=red")
+    assert selected.stdout.startswith("selected: none\n"), selected
+    assert "config.engine_options.colour" in selected.stdout
+
+
 def test_a_deployment_lives_through_all_commands(node: LocalNode) -> None:
     """Apply, get, describe, logs, providers and delete work one after the other, as the README shows them."""
     selected = beectl(node, "select", "-f", "examples/mock.yaml")

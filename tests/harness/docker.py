@@ -83,6 +83,11 @@ class DockerMachine:
             raise RuntimeError("dockerd does not run")
         return self._daemon.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether the daemon runs, as far as it was left alone."""
+        return self._daemon is not None
+
     # The daemon
 
     def start(self) -> None:
@@ -198,10 +203,13 @@ class DockerMachine:
             return {tag for each in sdk.images() for tag in each.get("RepoTags") or []}
 
     def remove_all(self) -> None:
-        """Remove every container."""
+        """Remove every container, network and volume: a network's bridge would outlive the daemon."""
         with self.sdk() as sdk:
             for each in sdk.containers(all=True):
                 sdk.remove_container(each["Id"], force=True, v=True)
+            sdk.prune_networks()
+            for each in sdk.volumes()["Volumes"] or []:
+                sdk.remove_volume(each["Name"], force=True)
 
     # Engines
 

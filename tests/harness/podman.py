@@ -21,11 +21,11 @@ from typing import Any, Self
 import pytest
 
 from scripts.make_test_image import REFERENCE, import_image
-from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.engine import PodmanEngine
 from services.engines.podman.machine import needed_config, this_machine
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.engines.podman.shelf import DEFAULT_BYTES
+from services.engines.pods.acts import SupervisorLimits
 
 _TIMEOUT = 60
 IMAGE = REFERENCE

@@ -79,18 +79,32 @@ def apply(
 @_path
 @engine_option
 @fallback_option
+@env_option
+@option_option
 @output_option()
 @click.pass_obj
-def select(options: dict[str, Any], path: str, engine: str, fallback: str | None, output: str) -> None:
+def select(
+    options: dict[str, Any],
+    path: str,
+    engine: str,
+    fallback: str | None,
+    env: tuple[str, ...],
+    engine_options: tuple[str, ...],
+    output: str,
+) -> None:
     """Say which engine a manifest would run on, and why."""
     from services.cli import deploy, sources
+    from services.cli.configuration import configuration
 
     found = sources.read([path])
     if len(found) != 1:
         raise click.UsageError(f"one manifest is wanted, {path} has {len(found)}")
+    config = configuration(env, engine_options, os.environ)
     run(
         options,
-        lambda session: deploy.select(session, found[0], engine=engine, fallback=fallback or "", output=output),
+        lambda session: deploy.select(
+            session, found[0], engine=engine, fallback=fallback or "", config=config, output=output
+        ),
     )
 
 

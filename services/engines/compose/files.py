@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from services.manifests import Document, Manifest
 PROFILES = "profiles"
 """The engine option: profiles that are active, separated by commas."""
 
+_ANY_PROJECT = "bm-any-project"
+"""Stands for a project whose name does not matter yet."""
+_REMEMBERED = 16
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\*")
 
 
@@ -40,6 +44,8 @@ class ComposeFiles:
         self._log_cap = log_cap or LogCap()
         self._rules = rules
         self._adjust = adjust
+        self._resolved: OrderedDict[object, Mapping[str, Any]] = OrderedDict()
+        """What Compose made of the last files, by all that it depends on: what was validated is deployed next."""
 
     def check(self, manifest: Manifest, config: Config) -> list[Issue]:
         """Every field, variable and option that cannot be honoured as it is written. Pure."""
@@ -55,10 +61,7 @@ class ComposeFiles:
         """
         document, env = spec.manifest.primary, source.variables(spec.config.env)
         name = project_name(spec.workload_id)
-        text = source.written(document, self._findings(document, spec.config))
-        profiles = _profiles(spec.config)
-        model = await self._runner.config(name, text, document, env=env, profiles=profiles)
-        self._refuse(document, source.own_names(model, name), env)
+        model = await self._model(spec.manifest, spec.config, name)
         stamp = Stamp(
             ownership=spec.ownership,
             config=spec.config,
@@ -67,6 +70,32 @@ class ComposeFiles:
             there=there,
         )
         return Project(name=name, model=self._adjust(stamp.on(model)), env=env)
+
+    async def examine(self, manifest: Manifest, config: Config) -> None:
+        """Have Compose read it; raises as `resolve` does."""
+        await self._model(manifest, config, _ANY_PROJECT)
+
+    async def _model(self, manifest: Manifest, config: Config, name: str) -> Mapping[str, Any]:
+        """What Compose makes of the file as project `name`, held to our rules once more."""
+        document, env, profiles = manifest.primary, source.variables(config.env), _profiles(config)
+        asked_as = name if source.PROJECT_VARIABLE in manifest.text else _ANY_PROJECT
+        key = (
+            await self._runner.finder.find(),
+            manifest.content_digest,
+            frozenset(env.items()),
+            tuple(profiles),
+            asked_as,
+        )
+        model = self._resolved.get(key)
+        if model is None:
+            text = source.written(document, self._findings(document, config))
+            model = await self._runner.config(asked_as, text, document, env=env, profiles=profiles)
+            self._refuse(document, source.own_names(model, asked_as), env)
+            if self._policy.file_root is None:  # else a file that it names may change, and it with it
+                self._resolved[key] = model
+                if len(self._resolved) > _REMEMBERED:
+                    self._resolved.popitem(last=False)
+        return source.renamed(model, asked_as, name)
 
     def _findings(self, document: Document, config: Config) -> list[Finding]:
         return fields.check(document.body, self._policy, source.variables(config.env), self._rules)

@@ -16,6 +16,8 @@ from services.manifests.tree import Node
 _NOT_FOR_COMPOSE = ("version", "name")
 """Said otherwise, or without meaning."""
 _FILE_MODE = "mode"
+PROJECT_VARIABLE = "COMPOSE_PROJECT_NAME"
+"""Compose itself sets it, for files that want to know."""
 
 _STEERING = re.compile(
     r"(COMPOSE|DOCKER|BUILDKIT|BUILDX|LD|GO|PYTHON|OTEL|SSL)[A-Z0-9_]*|(?i:(http|https|no|all)_proxy)"
@@ -61,6 +63,20 @@ def own_names(model: Mapping[str, Any], project: str) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key in _RESOLVED}
 
 
+def renamed(model: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Compose's resolved model of project `old`, as of project `new`."""
+    named = {**model, "name": new}
+    for kind in _NAMED:
+        if kind in model:
+            named[kind] = {key: _called(item, f"{old}_{key}", f"{new}_{key}") for key, item in model[kind].items()}
+    return named
+
+
+def _called(item: Any, old: str, new: str) -> Any:
+    return {**item, "name": new} if isinstance(item, dict) and item.get("name") == old else item
+
+
+_NAMED = ("networks", "volumes", "configs", "secrets")
 _RESOLVED: Collection[str] = ("services", "networks", "volumes", "configs", "secrets", "models", "include")
 
 

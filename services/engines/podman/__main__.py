@@ -9,13 +9,13 @@ from pathlib import Path
 
 from services import telemetry
 from services.engines.engine import Engine
-from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.api import Deadlines
 from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.fields import NodePolicy
 from services.engines.podman.projects import ComposeSetup
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.engines.podman.settings import PodmanSettings
+from services.engines.pods.acts import SupervisorLimits
+from services.engines.pods.fields import NodePolicy
 from services.engines.restarts import BackOff
 from services.engines.service import Program, run_engine
 from services.rpc.process import run

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.engines.engine import Config, Issue, Severity
-from services.engines.podman.findings import IGNORED_FIELD, UNSUPPORTED_FIELD, found
-from services.engines.podman.workload import Template, templates
+from services.engines.pods.findings import IGNORED_FIELD, UNSUPPORTED_FIELD, found
+from services.engines.pods.workload import Template, templates
 from services.manifests import Manifest, Path
 from services.manifests.lookup import mapping_at
 from services.manifests.resources import CPU_HINT, MEMORY_HINT

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from services.engines.docker_api.inspected import Inspected, seconds
 from services.engines.podman.containers import Containers
-from services.engines.podman.errands import Errands
 from services.engines.podman.exec import Killing
 from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.pods.errands import Errands
 from services.errors import BeemeshError
 from services.telemetry import Log
 

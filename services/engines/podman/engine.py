@@ -11,13 +11,13 @@ from typing import Self
 from services.engines.engine import Health, Info, Resources
 from services.engines.parts import EngineOfParts
 from services.engines.podman import shelf, version
-from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.api import Deadlines
-from services.engines.podman.fields import NodePolicy
 from services.engines.podman.pods import PodmanPods
 from services.engines.podman.probe import Probe
 from services.engines.podman.projects import ComposeSetup, PodmanProjects
 from services.engines.podman.service import PodmanService
+from services.engines.pods.acts import SupervisorLimits
+from services.engines.pods.fields import NodePolicy
 from services.manifests import Format
 
 

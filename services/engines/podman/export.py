@@ -11,7 +11,8 @@ from services.engines.engine import Component
 from services.engines.export import LiveFacts
 from services.engines.podman.api import Podman
 from services.engines.podman.http import Refusal
-from services.engines.podman.images import Images
+from services.engines.pods.images import pinned
+from services.engines.pods.pulling import Images
 
 
 async def live_facts(podman: Podman, images: Images, components: Sequence[Component]) -> LiveFacts:
@@ -36,10 +37,3 @@ async def _pinned(podman: Podman, images: Images, component: Component) -> str:
         return ""
     name = pinned(component.image, digest)
     return name if await images.find(name) else ""
-
-
-def pinned(reference: str, digest: str) -> str:
-    """The reference with this digest instead of its tag, or of the digest that it has."""
-    name = reference.partition("@")[0]
-    head, slash, last = name.rpartition("/")
-    return f"{head}{slash}{last.partition(':')[0]}@{digest}"

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from services.engines.engine import Component, ExitStatus, Observation, PortMapping, Role, WorkloadState
-from services.engines.podman.labels import LABEL_CONTAINER, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT
 from services.engines.podman.oom import Life
+from services.engines.pods.labels import LABEL_CONTAINER, LABEL_REPLICA, LABEL_ROLE, ROLE_INIT
 from services.identity import (
     LABEL_DEPLOYMENT_ID,
     LABEL_MANIFEST_HASH,

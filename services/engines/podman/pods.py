@@ -21,30 +21,38 @@ from services.engines.engine import (
     Spec,
     place,
 )
-from services.engines.podman import hooks, logs, shelf, supervision, version
+from services.engines.podman import logs, shelf, supervision, version
 from services.engines.podman.ability import lacking
-from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Deadlines, Podman
-from services.engines.podman.create import Creator
-from services.engines.podman.credentials import logins_for, pull_secrets
-from services.engines.podman.fields import NodePolicy, check
-from services.engines.podman.hooks import Hooks
+from services.engines.podman.dialer import Dialer
+from services.engines.podman.honours import HONOURS
 from services.engines.podman.http import Refusal, UnixHttp
-from services.engines.podman.images import Images, pull_policy
+from services.engines.podman.images import PodmanImages
 from services.engines.podman.logs import Logs, select
-from services.engines.podman.memory import Memories
+from services.engines.podman.maker import PodmanMaker
 from services.engines.podman.objects import Objects
 from services.engines.podman.observe import assemble, fingerprint, unexplained
 from services.engines.podman.oom import killed_here
-from services.engines.podman.policy import KINDS
 from services.engines.podman.probe import Probe
-from services.engines.podman.render import Image, Plan, render
+from services.engines.podman.render import render
+from services.engines.podman.replicas import PodmanReplicas
 from services.engines.podman.service import PodmanService
-from services.engines.podman.supervisor import Supervisor
 from services.engines.podman.teardown import Teardown
-from services.engines.podman.update import Updater, effect
 from services.engines.podman.verbs import VERBS, Verbs
-from services.engines.podman.workload import templates
+from services.engines.pods import hooks
+from services.engines.pods.acts import Acts, SupervisorLimits
+from services.engines.pods.create import Creator
+from services.engines.pods.credentials import logins_for, pull_secrets
+from services.engines.pods.effect import effect
+from services.engines.pods.fields import NodePolicy, check
+from services.engines.pods.hooks import Hooks
+from services.engines.pods.images import Image, pull_policy
+from services.engines.pods.memory import Memories
+from services.engines.pods.plan import Plan
+from services.engines.pods.policy import KINDS
+from services.engines.pods.supervisor import Supervisor
+from services.engines.pods.update import Updater
+from services.engines.pods.workload import templates
 from services.engines.probes import Finding
 from services.engines.streams import closed_after
 from services.engines.unix_http import shorten
@@ -112,12 +120,12 @@ class PodmanPods(Verbs):
 
     async def __aenter__(self) -> Self:
         self._podman = Podman(UnixHttp(self._service.socket), deadlines=self._deadlines)
-        self._images = Images(podman=self._podman)
+        self._images = PodmanImages(podman=self._podman)
         self._objects = Objects(self._service.socket, deadlines=self._deadlines)
-        self._hooks = Hooks(self._podman)
+        self._hooks = Hooks(Dialer(self._podman))
         self._supervisor = Supervisor(
-            podman=self._podman,
-            labels={LABEL_NODE_ID: self.node_id},
+            events=lambda: self._podman.events({LABEL_NODE_ID: self.node_id}),
+            dialer=Dialer(self._podman),
             memories=Memories(self._service.data_dir / "restarts"),
             acts=Acts(
                 read=self.observe,
@@ -154,7 +162,7 @@ class PodmanPods(Verbs):
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """Everything outside the fields that are honoured, by podman and by this user's rights."""
-        return [*check(manifest, config, self._policy), *lacking(manifest, config, self._probe.ability)]
+        return [*check(manifest, config, HONOURS, self._policy), *lacking(manifest, config, self._probe.ability)]
 
     # Create
 
@@ -191,8 +199,7 @@ class PodmanPods(Verbs):
         """See `Updater`."""
         plan = self._plan(new)
         updater = Updater(
-            podman=self._podman,
-            labels=self._labels(new.workload_id),
+            replicas=PodmanReplicas(podman=self._podman, objects=self._objects, labels=self._labels(new.workload_id)),
             creator=self._creator(),
             release=self._supervisor.release,
         )
@@ -203,7 +210,10 @@ class PodmanPods(Verbs):
 
     def _creator(self) -> Creator:
         return Creator(
-            objects=self._objects, hooks=self._hooks, last_words=self._last_words, init_timeout=self._init_timeout
+            maker=PodmanMaker(self._objects),
+            hooks=self._hooks,
+            last_words=self._last_words,
+            init_timeout=self._init_timeout,
         )
 
     async def _provide_all(self, plan: Plan, spec: Spec) -> None:

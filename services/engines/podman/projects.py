@@ -22,7 +22,7 @@ from services.engines.compose.projects import Projects
 from services.engines.compose.runner import Runner, Times
 from services.engines.compose.stamp import LogCap
 from services.engines.docker_api import inspected
-from services.engines.docker_api.api import Docker
+from services.engines.docker_api.api import Docker, Labels
 from services.engines.docker_api.inspected import Inspected, labels_of, seconds
 from services.engines.docker_api.teardown import grace_of
 from services.engines.engine import (
@@ -44,23 +44,24 @@ from services.engines.inside import pick
 from services.engines.podman import exec as commands
 from services.engines.podman import logs, shelf
 from services.engines.podman import stats as counters
-from services.engines.podman.acts import Acts, SupervisorLimits
 from services.engines.podman.api import Podman
 from services.engines.podman.checks import Checks
 from services.engines.podman.compose_rules import RULES, Adjustment, orders_of
 from services.engines.podman.containers import Containers
+from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
-from services.engines.podman.memory import Memories
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.service import PodmanService
-from services.engines.podman.supervision import Orders, Sighting
-from services.engines.podman.supervisor import Supervisor
 from services.engines.podman.translator import Translator
+from services.engines.pods.acts import Acts, SupervisorLimits
+from services.engines.pods.memory import Memories
+from services.engines.pods.supervision import Orders, Sighting
+from services.engines.pods.supervisor import Supervisor
 from services.engines.probes import Finding, Probes
 from services.engines.restarts import BackOff, Exit
 from services.engines.streams import closed_after
-from services.errors import BeemeshError
+from services.errors import BeemeshError, FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import Manifest
 
@@ -145,8 +146,8 @@ class PodmanProjects(Projects):
             await stack.enter_async_context(self._docker)
             await stack.enter_async_context(self._translator)
             self._supervisor = Supervisor(
-                podman=self._podman,
-                labels={LABEL_NODE_ID: self.node_id},
+                events=self._events,
+                dialer=Dialer(self._podman),
                 memories=self._memories,
                 acts=Acts(
                     read=self.observe,
@@ -230,7 +231,7 @@ class PodmanProjects(Projects):
 
     # Observe
 
-    async def _observe(self, mine: Mapping[str, str]) -> Mapping[str, Observation]:
+    async def _observe(self, mine: Labels) -> Mapping[str, Observation]:
         began, whole = asyncio.get_running_loop().time(), LABEL_WORKLOAD_ID not in mine
         containers, networks = await self._read(mine)
         await asyncio.gather(*map(self._explain, containers))
@@ -302,7 +303,19 @@ class PodmanProjects(Projects):
                 async for batch in batches:
                     yield batch
         except Refusal as refusal:
+            if "log driver" in refusal.text:
+                raise FailedPrecondition(
+                    f"podman keeps no log of {workload_id} that can be read: see its logging driver",
+                    reason="LOGS_NOT_KEPT",
+                ) from refusal
             raise self._refused(refusal) from refusal
+
+    async def _events(self) -> AsyncIterator[None]:
+        """Those of Compose's containers: podman's filter is content with any of several labels (4.3)."""
+        async with closed_after(self._podman.events({LABEL_NODE_ID: self.node_id})) as events:
+            async for said in events:
+                if labels.PROJECT.encode() in said:
+                    yield
 
     async def changes(self) -> AsyncIterator[None]:
         """Podman's events, and what the health checks find."""

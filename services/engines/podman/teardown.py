@@ -18,12 +18,13 @@ from typing import Any
 from services.engines.background import background
 from services.engines.podman.api import Podman
 from services.engines.podman.conmons import Conmon, conmon, gone
-from services.engines.podman.hooks import Hooks, kept
+from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal
-from services.engines.podman.labels import LABEL_GRACE
 from services.engines.podman.objects import Objects
-from services.engines.podman.volumes import CLAIM, LABEL_VOLUME
-from services.engines.podman.workload import DEFAULT_GRACE_SECONDS
+from services.engines.pods.hooks import Hooks, kept
+from services.engines.pods.labels import LABEL_GRACE
+from services.engines.pods.volumes import CLAIM, LABEL_VOLUME
+from services.engines.pods.workload import DEFAULT_GRACE_SECONDS
 from services.errors import BeemeshError, DeadlineExceeded
 from services.telemetry import Log
 
@@ -51,7 +52,7 @@ class Teardown:
         self._podman = podman
         self._labels = labels
         self._objects = Objects(podman.socket, deadlines=podman.deadlines)
-        self._hooks = Hooks(podman)
+        self._hooks = Hooks(Dialer(podman))
         self._hooked: set[str] = set()
         """Containers whose preStop hook has run."""
 

@@ -142,14 +142,16 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("name", BAD_FILES)
 async def test_what_compose_does_not_take_has_its_line(machine: ComposeMachine, node_id: str, name: str) -> None:
-    """INVALID_ARGUMENT, and nothing is touched."""
+    """INVALID_ARGUMENT to who validates and to who deploys, and nothing is touched."""
     line, path, number = BAD_FILES[name]
     before = machine.objects()
+    bad = spec(node_id, f"services:\n  web:\n    image: IMAGE\n    {line}\n")
     async with machine.engine(node_id) as engine:
-        with pytest.raises(InvalidArgument) as caught:
-            await engine.create(spec(node_id, f"services:\n  web:\n    image: IMAGE\n    {line}\n"))
-    assert caught.value.reason == "MANIFEST_INVALID"
-    assert (caught.value.violations[0].field_path, caught.value.violations[0].line) == (path, number)
+        for asked in (engine.examine(bad.manifest, bad.config), engine.create(bad)):
+            with pytest.raises(InvalidArgument) as caught:
+                await asked
+            assert caught.value.reason == "MANIFEST_INVALID"
+            assert (caught.value.violations[0].field_path, caught.value.violations[0].line) == (path, number)
     assert machine.objects() == before
 
 

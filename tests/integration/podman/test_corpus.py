@@ -11,7 +11,8 @@ import pytest
 
 from services.engines.engine import Config, Issue, LogQuery, Observation, Role, Severity, Spec, WorkloadState
 from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.fields import NodePolicy, check
+from services.engines.podman.honours import HONOURS
+from services.engines.pods.fields import NodePolicy, check
 from services.errors import BeemeshError
 from services.identity import Ownership, workload_id
 from services.manifests import parse
@@ -47,7 +48,7 @@ def names(cases: Sequence[Case]) -> list[str]:
 @pytest.mark.parametrize("case", READ, ids=names(READ))
 def test_the_check_says_what_the_corpus_says(case: Case) -> None:
     """The check finds exactly the refusals and warnings that the case expects, with path and line."""
-    issues = check(parse(case.text), Config())
+    issues = check(parse(case.text), Config(), HONOURS)
     assert _told(issues, Severity.ERROR) == _of(case.verdict.refusals, case.verdict)
     assert _told(issues, Severity.WARNING) == list(case.verdict.warnings)
 
@@ -56,7 +57,7 @@ def test_the_check_says_what_the_corpus_says(case: Case) -> None:
 async def test_a_node_may_grant_host_access(machine: PodmanMachine, node_id: str, case: Case) -> None:
     """What reaches for the machine passes the check of a node that grants it, and runs."""
     policy = NodePolicy(host_access=True)
-    assert check(parse(case.text), Config(), policy) == []
+    assert check(parse(case.text), Config(), HONOURS, policy) == []
     await _run(machine, node_id, case)
 
 

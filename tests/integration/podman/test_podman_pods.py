@@ -97,6 +97,22 @@ async def test_scaling_leaves_the_other_replicas_alone(machine: PodmanMachine, n
     assert machine.objects() == before
 
 
+async def test_what_is_lost_of_a_workload_is_added_to_what_runs(machine: PodmanMachine, node_id: str) -> None:
+    """A replica that somebody removed comes back, as does a container of another one; the third one runs on."""
+    async with engine_on(machine, node_id) as engine:
+        wanted = applied(node_id, DEPLOYMENT, config=Config(replicas=3))
+        await engine.create(wanted)
+        known = await parts(engine, wanted.workload_id)
+        machine.podman("pod", "rm", "--force", "--time=0", f"{wanted.workload_id}-1")
+        machine.podman("rm", "--force", "--time=0", known["main", 2].component_id)
+        assert set(await parts(engine, wanted.workload_id)) == {("main", 0)}
+        await engine.update(wanted, wanted, ())
+        now = await parts(engine, wanted.workload_id)
+        assert set(now) == set(known)
+        assert now["main", 0] == known["main", 0]
+        await destroy(engine, wanted.workload_id)
+
+
 async def test_a_scaling_that_fails_takes_back_what_it_added(machine: PodmanMachine, node_id: str) -> None:
     """When a new replica cannot start, the new ones are gone again and the old ones run on untouched."""
     async with engine_on(machine, node_id) as engine:

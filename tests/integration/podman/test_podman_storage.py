@@ -10,7 +10,7 @@ import pytest
 
 from services.engines.engine import Component
 from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.filling import Made
+from services.engines.pods.filling import Made
 from services.errors import AlreadyExists, FailedPrecondition
 from tests.harness.podman import IMAGE, PodmanMachine
 from tests.integration.podman.workloads import FOREVER, applied, destroy, engine_on, inside, only

@@ -18,10 +18,10 @@ from services.engines.backend import Limits
 from services.engines.deployer import RemoveOrder
 from services.engines.engine import Component, Observation, Spec, WorkloadState
 from services.engines.keeper import Keeper
-from services.engines.podman.acts import SupervisorLimits
 from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.report import CRASH_LOOP, NOT_READY
 from services.engines.podman.service import PodmanService
+from services.engines.pods.acts import SupervisorLimits
+from services.engines.pods.report import CRASH_LOOP, NOT_READY
 from services.engines.records import Halt, Records
 from services.engines.restarts import BackOff
 from tests.harness.podman import PodmanMachine

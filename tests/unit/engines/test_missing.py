@@ -8,7 +8,18 @@ from pathlib import Path
 
 from services.engines.admission import DeployOrder
 from services.engines.conditions import COMPONENT_MISSING, CONFIG_MATCHES
-from services.engines.engine import ChangeAction, Component, Config, Observation, Role, Spec, Status, WorkloadState
+from services.engines.engine import (
+    Capability,
+    Change,
+    ChangeAction,
+    Component,
+    Config,
+    Observation,
+    Role,
+    Spec,
+    Status,
+    WorkloadState,
+)
 from services.engines.view import Workload
 from services.manifests import Manifest
 from tests.unit.engines.fakes import POD, WORKLOAD, Bench, FakeEngine, bench
@@ -32,6 +43,17 @@ class TellingEngine(FakeEngine):
         init = Component(component_id="i", display_name="init", state=S.SUCCEEDED, role=Role.INIT)
         side = Component(component_id="s", display_name="side", state=S.RUNNING)
         self.objects[spec.workload_id] = replace(found, components=(main, side, init))
+
+    async def update(self, old: Spec, new: Spec, changes: Sequence[Change]) -> None:
+        """What is there stays, what is missing is added."""
+        self.asked.append("update")
+        assert (old.manifest.text, changes) == (new.manifest.text, ())
+        found = self.objects[new.workload_id]
+        there = {item.display_name for item in found.components}
+        added = [
+            Component(component_id="n", display_name=n, state=S.RUNNING) for n in ("main", "side") if n not in there
+        ]
+        self.objects[new.workload_id] = replace(found, components=(*found.components, *added))
 
     def lose(self, *names: str) -> None:
         """These components vanish."""
@@ -99,3 +121,26 @@ async def test_the_same_deploy_makes_it_anew(tmp_path: Path) -> None:
         )
         assert engine.asked == ["create", "destroy", "create"]
         assert (await b.keeper.deploy(ORDER)).action is ChangeAction.NONE
+
+
+async def test_an_engine_that_updates_in_place_adds_what_is_gone(tmp_path: Path) -> None:
+    """What is whole runs on as it is, and is not made of other content afterwards."""
+    engine = TellingEngine()
+    engine.capabilities.add(Capability.UPDATE_IN_PLACE)
+    async with bench(tmp_path, engine) as b:
+        before = (await lost(b, engine, "side")).components
+        again = await b.keeper.deploy(ORDER)
+        assert (again.action, again.workload.state) == (ChangeAction.UPDATE_IN_PLACE, S.RUNNING)
+        assert set(before) < set(again.workload.components)
+        assert engine.asked == ["create", "update"]
+        assert (await b.keeper.deploy(ORDER)).action is ChangeAction.NONE
+
+
+async def test_where_all_is_gone_there_is_nothing_to_add_to(tmp_path: Path) -> None:
+    """A shell without components goes, and all is made anew."""
+    engine = TellingEngine()
+    engine.capabilities.add(Capability.UPDATE_IN_PLACE)
+    async with bench(tmp_path, engine) as b:
+        await lost(b, engine, "main", "side", "init")
+        assert (await b.keeper.deploy(ORDER)).action is ChangeAction.CREATE
+        assert engine.asked == ["create", "destroy", "create"]

@@ -9,7 +9,7 @@ import pytest
 from services.engines.engine import ExitStatus, PortMapping, WorkloadState
 from services.engines.podman.observe import assemble, fingerprint, seconds
 from services.identity import LABEL_NODE_ID
-from tests.unit.engines_podman.samples import NODE, OWNERSHIP, WORKLOAD
+from tests.unit.engines_pods.samples import NODE, OWNERSHIP, WORKLOAD
 
 LABELS = OWNERSHIP.labels()
 NEVER = -62135596800

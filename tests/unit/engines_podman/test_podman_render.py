@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman import supervision
-from services.engines.podman.environment import expand
-from services.engines.podman.render import Image, Pod, render, under
+from services.engines.podman.render import render
+from services.engines.pods import supervision
+from services.engines.pods.images import Image
+from services.engines.pods.plan import Pod
 from services.engines.restarts import Policy
 from services.errors import FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import parse
-from tests.unit.engines_podman.samples import DEPLOYMENT, NODE, POD, WORKLOAD, pod, spec
+from tests.unit.engines_pods.samples import DEPLOYMENT, NODE, POD, WORKLOAD, pod, spec
 
 MACHINE = Resources(cpu_cores=4.0, memory_bytes=8 << 30)
 
@@ -169,39 +168,7 @@ def test_a_manifest_without_a_pod_is_refused() -> None:
         render(spec(parse(function)), machine=MACHINE, network="podman")
 
 
-@pytest.mark.parametrize(
-    ("text", "expanded"),
-    [
-        ("$(A)", "1"),
-        ("$(A)$(A)", "11"),
-        ("$$(A)", "$(A)"),
-        ("$$$(A)", "$1"),
-        ("$(NO)", "$(NO)"),
-        ("$(A", "$(A"),
-        ("$A ${A}", "$A ${A}"),
-        ("100$", "100$"),
-        ("$(B)", "$(A)"),
-    ],
-)
-def test_expansion_follows_kubernetes(text: str, expanded: str) -> None:
-    """`$(NAME)` is replaced once, `$$` escapes, unknown names stay."""
-    assert expand(text, {"A": "1", "B": "$(A)"}) == expanded
-
-
 def test_a_variable_refers_only_to_earlier_ones() -> None:
     """A variable may refer to those before it, and not to those behind it."""
     asked = body(spec(pod("env: [{name: A, value: $(B)}, {name: B, value: $(A)!}, {name: C}]")))
     assert asked["env"] == {"HOSTNAME": "web", "A": "$(B)", "B": "$(B)!", "C": ""}
-
-
-@given(
-    limits=st.lists(st.none() | st.floats(0.001, 1e6), min_size=1, max_size=8),
-    ceiling=st.floats(0.001, 1e6),
-)
-def test_limits_stay_under_a_ceiling(limits: list[float | None], ceiling: float) -> None:
-    """Under a ceiling all containers have a limit, none a larger one than it had, and together they stay below."""
-    made = under(limits, ceiling)
-    assert all(limit is not None and limit > 0 for limit in made)
-    assert sum(limit or 0 for limit in made) <= ceiling * (1 + 1e-9)
-    assert all(was is None or now is None or now <= was for was, now in zip(limits, made, strict=True))
-    assert under(limits, None) == limits

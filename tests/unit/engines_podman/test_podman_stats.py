@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.engines.podman.export import pinned
 from services.engines.podman.stats import read
+from services.engines.pods.images import pinned
 
 OLD: dict[str, Any] = {
     "ContainerID": "c",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.engines.podman.supervision import ANNOTATION, annotation, sightings
+from services.engines.podman.supervision import sightings
+from services.engines.pods.supervision import ANNOTATION, annotation
 from services.engines.probes import HttpGet, TcpSocket
 from services.engines.restarts import Exit, Policy
 from services.identity import LABEL_WORKLOAD_ID

@@ -132,6 +132,13 @@ def test_an_engine_that_has_just_started_is_not_unfit() -> None:
     assert decision.candidates[0].reason == "HEALTH_UNKNOWN"
 
 
+def test_an_engine_that_cannot_be_used_says_why_in_its_own_words() -> None:
+    """The reason is for programs, the message has the engine's words."""
+    sick = replace(ALL["podman"], available=False, reason="UNHEALTHY:PING_TIMEOUT", message="podman is frozen")
+    (only,) = selection.candidates(wish(), {"podman": sick}, default="")
+    assert (only.reason, only.message) == ("UNHEALTHY:PING_TIMEOUT", "podman cannot be used now: podman is frozen")
+
+
 def test_a_cordoned_engine_takes_nothing_new() -> None:
     """A cordon is a reason of its own."""
     engines = {"podman": replace(ALL["podman"], cordoned=True)}

@@ -673,21 +673,30 @@ class SelectEngineRequest(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     ENGINE_ID_FIELD_NUMBER: _builtins.int
     FALLBACK_POLICY_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    VALIDATION_MODE_FIELD_NUMBER: _builtins.int
     engine_id: _builtins.str
     """id or alias"""
     fallback_policy: Global___FallbackPolicy.ValueType
+    validation_mode: _types_pb2.ValidationMode.ValueType
     @_builtins.property
     def manifest(self) -> _types_pb2.Manifest: ...
+    @_builtins.property
+    def config(self) -> _workload_pb2.DeploymentConfig:
+        """as for ApplyManifest: variables and options decide, too"""
+
     def __init__(
         self,
         *,
         manifest: _types_pb2.Manifest | None = ...,
         engine_id: _builtins.str = ...,
         fallback_policy: Global___FallbackPolicy.ValueType = ...,
+        config: _workload_pb2.DeploymentConfig | None = ...,
+        validation_mode: _types_pb2.ValidationMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine_id", b"engine_id", "fallback_policy", b"fallback_policy", "manifest", b"manifest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "engine_id", b"engine_id", "fallback_policy", b"fallback_policy", "manifest", b"manifest", "validation_mode", b"validation_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
