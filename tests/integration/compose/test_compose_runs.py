@@ -234,10 +234,8 @@ async def test_a_node_may_grant_host_access(machine: ComposeMachine, node_id: st
         await engine.create(mine)
         assert await said(engine, mine, "web", "cat /host/here") == "seen"
         (container,) = machine.containers(f"{LABEL_WORKLOAD_ID}={mine.workload_id}")
-        assert (container["HostConfig"]["NetworkMode"], container["HostConfig"]["CapAdd"]) == (
-            "host",
-            ["CAP_NET_ADMIN"],
-        )
+        assert container["HostConfig"]["NetworkMode"] == "host"
+        assert [name.removeprefix("CAP_") for name in container["HostConfig"]["CapAdd"]] == ["NET_ADMIN"]
         assert container["Name"] == f"/{node_id[:12]}"
         await remove(engine, mine)
 
