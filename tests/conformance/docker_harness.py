@@ -12,7 +12,7 @@ from services.manifests import Format
 from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
 
-_COMPOSE = """\
+COMPOSE = """\
 name: {name}
 services:
   main:
@@ -64,8 +64,8 @@ class DockerHarness:
 
     def workload(self, format_: Format, name: str) -> str:
         """A service that counts to twelve, then waits for its end."""
-        return _COMPOSE.format(name=name, image=IMAGE, word="line")
+        return COMPOSE.format(name=name, image=IMAGE, word="line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return _COMPOSE.format(name=name, image=IMAGE, word="other line")
+        return COMPOSE.format(name=name, image=IMAGE, word="other line")

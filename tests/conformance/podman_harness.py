@@ -9,6 +9,7 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
+from tests.conformance.docker_harness import COMPOSE
 from tests.harness.engines import NODE_A, EngineClient, running
 from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
 
@@ -30,11 +31,13 @@ spec:
       while :; do sleep 0.1; done
 """
 
+_TEXTS = {Format.KUBERNETES: _POD, Format.COMPOSE: COMPOSE}
+
 
 class PodmanHarness:
     """All tests share one podman store of their own; each service has a podman service of its own on it."""
 
-    formats: tuple[Format, ...] = (Format.KUBERNETES,)
+    formats: tuple[Format, ...] = (Format.KUBERNETES, Format.COMPOSE)
     has_processes = True
 
     def __init__(self) -> None:
@@ -67,9 +70,9 @@ class PodmanHarness:
         return running(settings.listen, lambda stop: run_engine(settings, program, stop))
 
     def workload(self, format_: Format, name: str) -> str:
-        """A pod that counts to twelve, then waits for its end."""
-        return _POD.format(name=name, image=IMAGE, word="line")
+        """A container that counts to twelve, then waits for its end."""
+        return _TEXTS[format_].format(name=name, image=IMAGE, word="line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return _POD.format(name=name, image=IMAGE, word="other line")
+        return _TEXTS[format_].format(name=name, image=IMAGE, word="other line")

@@ -76,9 +76,14 @@ class Finding:
         )
 
 
-def check(body: Mapping[str, Any], allowed: NodePolicy, variables: Collection[str]) -> list[Finding]:
-    """Every field of a Compose file that is not simply honoured; `variables` are those that the request gives."""
-    return [*_Checker(allowed, variables).below((), body, policy.PROJECT), *_owners_of_files(body)]
+def check(
+    body: Mapping[str, Any], allowed: NodePolicy, variables: Collection[str], rules: Rule = policy.PROJECT
+) -> list[Finding]:
+    """Every field of a Compose file that is not simply honoured; `variables` are those that the request gives.
+
+    `rules` are the daemon's.
+    """
+    return [*_Checker(allowed, variables).below((), body, rules), *_owners_of_files(body)]
 
 
 def _owners_of_files(body: Mapping[str, Any]) -> Iterator[Finding]:

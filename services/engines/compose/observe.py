@@ -59,7 +59,7 @@ def component(container: Inspected) -> Component:
     """One container."""
     state = container.get("State") or {}
     status, ended = inspected.state_of(state)
-    health = str((state.get("Health") or {}).get("Status", "none"))
+    health = str((state.get("Health") or {}).get("Status") or "none")
     reason, message = inspected.reason_of(state, status, ended, health)
     marks = inspected.labels_of(container)
     return Component(

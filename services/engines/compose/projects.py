@@ -15,7 +15,7 @@ from services.engines.compose.stamp import Hashes
 from services.engines.compose.update import effect, keeping
 from services.engines.docker_api import exec as commands
 from services.engines.docker_api import stats
-from services.engines.docker_api.api import Docker
+from services.engines.docker_api.api import Docker, Inspected, Labels
 from services.engines.docker_api.logs import Logs, select
 from services.engines.docker_api.teardown import Teardown, longest_grace, runs
 from services.engines.engine import (
@@ -36,6 +36,7 @@ from services.engines.engine import (
 from services.engines.export import export
 from services.engines.inside import pick
 from services.engines.parts import Part
+from services.engines.pods.labels import LABEL_POD
 from services.engines.streams import closed_after
 from services.engines.unix_http import Refusal, shorten
 from services.errors import BeemeshError, Internal, NotFound
@@ -72,8 +73,8 @@ class Projects(Part):
         self._runner = runner
         self._files = files
         self._clock = clock
-        self._of_node = {LABEL_NODE_ID: node_id, PROJECT: ""}
-        """The labels of all that is this part's: Compose puts its own on everything that it makes."""
+        self._of_node: dict[str, str | None] = {LABEL_NODE_ID: node_id, PROJECT: "", LABEL_POD: None}
+        """The labels of all that is this part's: Compose puts its own on everything that it makes, as Pods do."""
 
     @property
     def engine_id(self) -> str:
@@ -193,10 +194,12 @@ class Projects(Part):
         """The same, for one workload's label."""
         return (await self._observe(self._labels(workload_id))).get(workload_id)
 
-    async def _observe(self, mine: Mapping[str, str]) -> Mapping[str, Observation]:
-        asked = asyncio.gather(self._docker.containers(mine), self._docker.networks(mine))
-        containers, networks = await self._asking(asked)
-        return observe.assemble(self.node_id, containers, networks)
+    async def _observe(self, mine: Labels) -> Mapping[str, Observation]:
+        return observe.assemble(self.node_id, *await self._read(mine))
+
+    async def _read(self, mine: Labels) -> tuple[list[Inspected], list[Inspected]]:
+        """The containers and networks with these labels."""
+        return await self._asking(asyncio.gather(self._docker.containers(mine), self._docker.networks(mine)))
 
     # End
 
@@ -300,7 +303,7 @@ class Projects(Part):
         except Refusal as refusal:
             raise self._refused(refusal) from refusal
 
-    def _labels(self, workload_id: str) -> dict[str, str]:
+    def _labels(self, workload_id: str) -> dict[str, str | None]:
         return {**self._of_node, LABEL_WORKLOAD_ID: workload_id}
 
     async def _asking(self, answer: Awaitable[T]) -> T:

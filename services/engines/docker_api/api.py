@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 from services.engines.docker_api.sdk import API_VERSION, Sdk
+from services.engines.streams import closed_after
 from services.engines.unix_http import Duplex, Refusal, Reply, UnixHttp
 
 if TYPE_CHECKING:
@@ -21,7 +24,13 @@ _CONTAINER_EVENTS = ("create", "start", "die", "destroy", "oom", "pause", "unpau
 _SLOW_CALLS = 64
 """Stops and removals at a time."""
 
+_TRIES = 5
+_GONE = re.compile(r"no such (container|network|volume)|does not exist in database", re.IGNORECASE)
+
 Inspected = dict[str, Any]
+T = TypeVar("T")
+Labels = Mapping[str, str | None]
+"""What something must carry: a label with this value, or any where that is empty, and not at all where it is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +46,28 @@ class Deadlines:
 class Docker:
     """One daemon. Calls raise Unavailable, DeadlineExceeded, or Refusal with its status and text.
 
-    A label is asked for with its value, or, where that is empty, with any. `async with` bounds the SDK's threads.
+    `async with` bounds the SDK's threads.
     """
 
-    def __init__(self, socket: Path, *, backend: str = "docker", deadlines: Deadlines | None = None) -> None:
-        """`backend` is what it is called where something is said of it."""
-        self.socket = socket
+    sdk: Sdk
+    """Once entered; as all else."""
+    _http: UnixHttp
+    _slow: UnixHttp
+    """For calls that may take minutes, so that the others never wait for them."""
+
+    def __init__(
+        self, socket: Callable[[], Path], *, backend: str = "docker", deadlines: Deadlines | None = None
+    ) -> None:
+        """`socket` is asked for when this is entered; `backend` is what it is called where something is said of it."""
+        self._socket = socket
         self.backend = backend
         self._deadlines = deadlines or Deadlines()
-        self.sdk = Sdk(socket, backend=backend, read=self._deadlines.read)
-        self._http = UnixHttp(socket, backend=backend)
-        self._slow = UnixHttp(socket, backend=backend, concurrency=_SLOW_CALLS)
-        """For calls that may take minutes, so that the others never wait for them."""
 
     async def __aenter__(self) -> Self:
+        socket = self._socket()
+        self.sdk = Sdk(socket, backend=self.backend, read=self._deadlines.read)
+        self._http = UnixHttp(socket, backend=self.backend)
+        self._slow = UnixHttp(socket, backend=self.backend, concurrency=_SLOW_CALLS)
         await self.sdk.open()
         return self
 
@@ -59,7 +76,7 @@ class Docker:
 
     # Questions
 
-    async def containers(self, labels: Mapping[str, str]) -> list[Inspected]:
+    async def containers(self, labels: Labels) -> list[Inspected]:
         """All about the containers, running or not, that carry all these labels."""
         return await self.sdk.ask(lambda sdk: list(_inspected(sdk, labels)))
 
@@ -68,14 +85,16 @@ class Docker:
         found: Inspected = await self.sdk.ask(lambda sdk: sdk.inspect_container(container))
         return found
 
-    async def networks(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def networks(self, labels: Labels) -> list[dict[str, Any]]:
         """The networks that carry all these labels."""
-        found: list[dict[str, Any]] = await self.sdk.ask(lambda sdk: sdk.networks(filters={"label": _pairs(labels)}))
+        found: list[dict[str, Any]] = await self.sdk.ask(
+            lambda sdk: _settled(lambda: sdk.networks(filters={"label": _pairs(labels)}))
+        )
         return [each for each in found if _carries(each.get("Labels"), labels)]
 
-    async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def volumes(self, labels: Labels) -> list[dict[str, Any]]:
         """The volumes that carry all these labels."""
-        found = await self.sdk.ask(lambda sdk: sdk.volumes(filters={"label": _pairs(labels)}))
+        found = await self.sdk.ask(lambda sdk: _settled(lambda: sdk.volumes(filters={"label": _pairs(labels)})))
         return [each for each in found.get("Volumes") or [] if _carries(each.get("Labels"), labels)]
 
     async def counters(self, container: str) -> dict[str, Any]:
@@ -85,7 +104,60 @@ class Docker:
         found: dict[str, Any] = _unless(reply, 404).json() if reply.status != 404 else {}
         return found
 
+    async def volume(self, name: str) -> dict[str, Any] | None:
+        """A volume, or None when there is none of this name."""
+        return await self._look(f"/volumes/{quote(name, safe='')}")
+
+    async def image(self, reference: str) -> dict[str, Any] | None:
+        """A local image, or None."""
+        return await self._look(f"/images/{quote(reference, safe='')}/json")
+
+    async def version(self) -> dict[str, Any]:
+        """Its own, and its machine's architecture."""
+        reply = await self._http.call("GET", f"{_V}/version", timeout=self._deadlines.read)
+        found: dict[str, Any] = _unless(reply).json()
+        return found
+
     # Changes
+
+    async def create_container(self, name: str, body: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+        """Make a container, not started; its id, and docker's warnings."""
+        made = _unless(await self._change("POST", "/containers/create", {"name": name}, body=body)).json()
+        return str(made["Id"]), made.get("Warnings") or ()
+
+    async def create_network(self, body: Mapping[str, Any]) -> str:
+        """Make a network; its id."""
+        return str(_unless(await self._change("POST", "/networks/create", body=body)).json()["Id"])
+
+    async def create_volume(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a volume; where one of its name and driver is there, that one."""
+        made: dict[str, Any] = _unless(await self._change("POST", "/volumes/create", body=body)).json()
+        return made
+
+    async def put_archive(self, container: str, path: str, tar: bytes) -> None:
+        """Unpack a tar archive in a container that need not run, owners and modes as the archive has them."""
+        target = f"{_V}/containers/{quote(container)}/archive"
+        timeout = self._deadlines.change
+        kind = "application/x-tar"
+        _unless(
+            await self._slow.call("PUT", target, query={"path": path}, body=tar, content_type=kind, timeout=timeout)
+        )
+
+    async def wait(self, container: str, *, timeout: float) -> int:
+        """Wait until a container that was started has ended; its exit code."""
+        target = f"{_V}/containers/{quote(container)}/wait"
+        reply = await self._slow.call("POST", target, query={"condition": "not-running"}, timeout=timeout)
+        return int(_unless(reply).json()["StatusCode"])
+
+    async def import_image(self, reference: str, tar: bytes, changes: Sequence[str]) -> None:
+        """Make an image of a file system; `changes` are Dockerfile instructions."""
+        name, _, tag = reference.rpartition(":")
+        query = urlencode(
+            [("fromSrc", "-"), ("repo", name), ("tag", tag), *(("changes", change) for change in changes)]
+        )
+        target = f"{_V}/images/create?{query}"
+        kind = "application/x-tar"
+        _unless(await self._slow.call("POST", target, body=tar, content_type=kind, timeout=self._deadlines.change))
 
     async def stop(self, container: str, *, seconds: int | None, grace: float) -> None:
         """Its stop signal, then KILL after so many seconds (None: its own, `grace`); whether it runs or not."""
@@ -117,12 +189,32 @@ class Docker:
 
     # Streams
 
+    async def pull(self, reference: str, *, auth: str) -> AsyncIterator[dict[str, Any]]:
+        """Pull an image, whatever is here: docker's lines about each layer; an `error` in one is how a pull fails.
+
+        `auth` is an X-Registry-Auth header, or empty. Closing the iterator ends the pull in docker too.
+        """
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        target, query = f"{_V}/images/create", {"fromImage": reference}
+        stream = self._slow.stream(target, query=query, method="POST", headers=headers)
+        rest = b""
+        try:
+            async with closed_after(stream) as chunks:
+                async for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in filter(bytes.strip, lines):
+                        yield json.loads(line)
+            if rest.strip():
+                yield json.loads(rest)
+        except Refusal as refusal:
+            yield {"error": refusal.text}
+
     def logs(self, container: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
         """Its log, in frames where it has no terminal."""
         asked = {"stdout": "1", "stderr": "1", "timestamps": "1", **query}
         return self._slow.stream(f"{_V}/containers/{quote(container)}/logs", query=asked)
 
-    def events(self, labels: Mapping[str, str]) -> AsyncIterator[bytes]:
+    def events(self, labels: Labels) -> AsyncIterator[bytes]:
         """The life events of the containers with these labels, as they happen."""
         filters = {"type": ["container"], "event": list(_CONTAINER_EVENTS), "label": _pairs(labels)}
         return self._slow.stream(f"{_V}/events", query={"filters": json.dumps(filters)})
@@ -156,6 +248,14 @@ class Docker:
         reply = await self._http.call("GET", target, query={"ps_args": "-eo pid"}, timeout=self._deadlines.read)
         return [int(row[0]) for row in _unless(reply).json()["Processes"] or []]
 
+    async def _look(self, target: str) -> dict[str, Any] | None:
+        """What is there, or None."""
+        reply = await self._http.call("GET", _V + target, timeout=self._deadlines.read)
+        if reply.status == 404:
+            return None
+        found: dict[str, Any] = _unless(reply).json()
+        return found
+
     async def _change(
         self, method: str, target: str, query: Mapping[str, str] | None = None, *, body: object = None
     ) -> Reply:
@@ -170,22 +270,32 @@ class Docker:
         )
 
 
-def _inspected(sdk: APIClient, labels: Mapping[str, str]) -> Iterable[Inspected]:
+def _inspected(sdk: APIClient, labels: Labels) -> Iterable[Inspected]:
     """The list tells neither exit codes nor restarts, so each is looked at."""
-    for listed in sdk.containers(all=True, filters={"label": _pairs(labels)}):
+    for listed in _settled(lambda: sdk.containers(all=True, filters={"label": _pairs(labels)})):
         if not _carries(listed.get("Labels"), labels):
             continue
-        if (found := _unless_gone(lambda name=listed["Id"]: sdk.inspect_container(name))) is not None:
+        if (found := _unless_gone(partial(sdk.inspect_container, listed["Id"]))) is not None:
             yield found
 
 
-def _unless_gone(question: Any) -> Any:
-    from docker.errors import NotFound
+def _unless_gone(question: Callable[[], T]) -> T | None:
+    from docker.errors import APIError
 
     try:
         return question()
-    except NotFound:
+    except APIError as error:
+        if error.response.status_code != 404 and not _GONE.search(str(error.explanation)):
+            raise
         return None
+
+
+def _settled(question: Callable[[], T]) -> T:
+    """A list: podman's fails when something goes while it is being made."""
+    for _ in range(_TRIES):
+        if (found := _unless_gone(question)) is not None:
+            return found
+    return question()
 
 
 def _unless(reply: Reply, *expected: int) -> Reply:
@@ -195,10 +305,14 @@ def _unless(reply: Reply, *expected: int) -> Reply:
     return reply
 
 
-def _pairs(labels: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" if value else key for key, value in labels.items()]
+def _pairs(labels: Labels) -> list[str]:
+    return [f"{key}={value}" if value else key for key, value in labels.items() if value is not None]
 
 
-def _carries(found: Mapping[str, str] | None, labels: Mapping[str, str]) -> bool:
+def _carries(found: Mapping[str, str] | None, labels: Labels) -> bool:
     """Podman is content with any of the labels that it is asked for (4.3)."""
-    return all(key in (found or {}) and value in ("", (found or {})[key]) for key, value in labels.items())
+    marks = found or {}
+    return all(
+        key not in marks if value is None else key in marks and value in ("", marks[key])
+        for key, value in labels.items()
+    )

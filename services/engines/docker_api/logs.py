@@ -44,6 +44,8 @@ class Logs:
             if (at := known_position(resumed, component.component_id)) is not None
         }
         self._positions: dict[str, Position] = dict(self._resumed)
+        self.comes_back: Callable[[str], bool] = lambda _: False
+        """Whether a container that has ended is going to be started by somebody other than docker."""
 
     async def batches(self) -> AsyncIterator[Batch]:
         """All that is there; then, if asked to follow, all that comes."""
@@ -111,7 +113,8 @@ class Logs:
                 async with closed_after(self._lines(container, start, follow=True)) as lines:
                     async for line in lines:
                         yield line
-                if (await self._inspect(container)).get("State", {}).get("Status") not in _GOES_ON:
+                status = (await self._inspect(container)).get("State", {}).get("Status")
+                if status not in _GOES_ON and not self.comes_back(container):
                     return
             except Refusal as refusal:
                 if refusal.status == 404 or "marked for removal" in refusal.text:  # it was removed meanwhile

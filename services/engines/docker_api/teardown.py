@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from services.engines.docker_api.api import Docker
+from services.engines.docker_api.api import Docker, Labels
 from services.engines.unix_http import Refusal
 from services.errors import BeemeshError, Internal
 from services.telemetry import Log
@@ -28,12 +28,16 @@ log = Log(__name__)
 class Teardown:
     """What carries `labels`, which are those of one workload, or of one canary."""
 
-    def __init__(self, docker: Docker, labels: Mapping[str, str]) -> None:
+    def __init__(self, docker: Docker, labels: Labels, *, volumes: Labels | None = None) -> None:
+        """`volumes` are the labels of its volumes, where those are others."""
         self._docker = docker
         self._labels = labels
+        self._volumes = volumes or labels
 
-    async def run(self, *, volumes: bool = False) -> None:
+    async def run(self, *, volumes: bool = False, spared: Callable[[Mapping[str, str]], bool] | None = None) -> None:
         """Remove it, killing what still runs; returns when docker has said that nothing is left.
+
+        Its volumes too if asked to, but for those whose labels say that they are `spared`.
 
         What an interrupted creation has asked docker for may come into being meanwhile: it is looked for until two
         looks in a row find nothing. Raises Internal(BACKEND_ERROR) when something cannot be removed.
@@ -41,24 +45,28 @@ class Teardown:
         loop, clean, trouble = asyncio.get_running_loop(), 0, ""
         end = loop.time() + _SECONDS
         while loop.time() < end:
-            removals = await self._removals(volumes=volumes)
+            removals = await self._removals(volumes=volumes, spared=spared or (lambda _: False))
             clean = 0 if removals else clean + 1
             if clean == 2:
                 return
             if said := [text for text in await asyncio.gather(*map(_tried, removals)) if text]:
                 trouble = said[0]
             await asyncio.sleep(_POLL_SECONDS if clean or trouble else _BRIEF_SECONDS)
-        raise Internal(f"docker did not remove all of it: {trouble or 'it keeps coming back'}", reason="BACKEND_ERROR")
+        why = trouble or "it keeps coming back"
+        raise Internal(f"{self._docker.backend} did not remove all of it: {why}", reason="BACKEND_ERROR")
 
-    async def _removals(self, *, volumes: bool) -> list[Callable[[], Awaitable[None]]]:
+    async def _removals(
+        self, *, volumes: bool, spared: Callable[[Mapping[str, str]], bool]
+    ) -> list[Callable[[], Awaitable[None]]]:
         """What is to be done next: containers hold networks and volumes."""
         if containers := await self._docker.containers(self._labels):
             return [partial(self._docker.remove_container, each["Id"]) for each in containers]
         if networks := await self._docker.networks(self._labels):
             return [partial(self._docker.remove_network, each["Id"]) for each in networks]
-        if volumes and (found := await self._docker.volumes(self._labels)):
-            return [partial(self._docker.remove_volume, each["Name"]) for each in found]
-        return []
+        found = await self._docker.volumes(self._volumes) if volumes else []
+        return [
+            partial(self._docker.remove_volume, each["Name"]) for each in found if not spared(each.get("Labels") or {})
+        ]
 
     async def stop(self, *, grace_seconds: float | None) -> None:
         """Give every container its grace period (None: its own), all at once."""
@@ -80,8 +88,7 @@ def runs(container: Mapping[str, Any]) -> bool:
 
 def grace_of(container: Mapping[str, Any]) -> float:
     """Seconds that it was promised when it was made."""
-    given = (container.get("Config") or {}).get("StopTimeout")
-    return DEFAULT_GRACE_SECONDS if given is None else float(given)
+    return float((container.get("Config") or {}).get("StopTimeout") or DEFAULT_GRACE_SECONDS)  # 0: podman's for none
 
 
 def longest_grace(containers: Iterable[Mapping[str, Any]]) -> float:

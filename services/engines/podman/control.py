@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 from services.engines.engine import Component, Role, WorkloadState
-from services.engines.podman import classify
 from services.engines.podman.api import Podman
 from services.engines.podman.containers import Containers
 from services.engines.podman.http import Refusal
 from services.engines.podman.teardown import Teardown
+from services.engines.pods import classify
 from services.errors import NotFound
 
 _POLL_SECONDS = 0.08
@@ -69,7 +69,7 @@ class Control:
         try:
             await self._containers.start(container)
         except Refusal as refusal:
-            raise classify.start_error([refusal.text], workload_id=self._workload_id) from refusal
+            raise classify.start_error([refusal.text], workload_id=self._workload_id, backend="podman") from refusal
 
 
 def absent(workload_id: str) -> NotFound:

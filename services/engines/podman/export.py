@@ -11,8 +11,8 @@ from services.engines.engine import Component
 from services.engines.export import LiveFacts
 from services.engines.podman.api import Podman
 from services.engines.podman.http import Refusal
-from services.engines.podman.images import Images
 from services.engines.pods.images import pinned
+from services.engines.pods.pulling import Images
 
 
 async def live_facts(podman: Podman, images: Images, components: Sequence[Component]) -> LiveFacts:

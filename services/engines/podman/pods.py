@@ -24,31 +24,34 @@ from services.engines.engine import (
 from services.engines.podman import logs, shelf, supervision, version
 from services.engines.podman.ability import lacking
 from services.engines.podman.api import Deadlines, Podman
-from services.engines.podman.create import Creator
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.honours import HONOURS
 from services.engines.podman.http import Refusal, UnixHttp
-from services.engines.podman.images import Images
+from services.engines.podman.images import PodmanImages
 from services.engines.podman.logs import Logs, select
+from services.engines.podman.maker import PodmanMaker
 from services.engines.podman.objects import Objects
 from services.engines.podman.observe import assemble, fingerprint, unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.probe import Probe
-from services.engines.podman.render import Plan, render
+from services.engines.podman.render import render
+from services.engines.podman.replicas import PodmanReplicas
 from services.engines.podman.service import PodmanService
 from services.engines.podman.teardown import Teardown
-from services.engines.podman.update import Updater
 from services.engines.podman.verbs import VERBS, Verbs
 from services.engines.pods import hooks
 from services.engines.pods.acts import Acts, SupervisorLimits
+from services.engines.pods.create import Creator
 from services.engines.pods.credentials import logins_for, pull_secrets
 from services.engines.pods.effect import effect
 from services.engines.pods.fields import NodePolicy, check
 from services.engines.pods.hooks import Hooks
 from services.engines.pods.images import Image, pull_policy
 from services.engines.pods.memory import Memories
+from services.engines.pods.plan import Plan
 from services.engines.pods.policy import KINDS
 from services.engines.pods.supervisor import Supervisor
+from services.engines.pods.update import Updater
 from services.engines.pods.workload import templates
 from services.engines.probes import Finding
 from services.engines.streams import closed_after
@@ -117,7 +120,7 @@ class PodmanPods(Verbs):
 
     async def __aenter__(self) -> Self:
         self._podman = Podman(UnixHttp(self._service.socket), deadlines=self._deadlines)
-        self._images = Images(podman=self._podman)
+        self._images = PodmanImages(podman=self._podman)
         self._objects = Objects(self._service.socket, deadlines=self._deadlines)
         self._hooks = Hooks(Dialer(self._podman))
         self._supervisor = Supervisor(
@@ -196,8 +199,7 @@ class PodmanPods(Verbs):
         """See `Updater`."""
         plan = self._plan(new)
         updater = Updater(
-            podman=self._podman,
-            labels=self._labels(new.workload_id),
+            replicas=PodmanReplicas(podman=self._podman, objects=self._objects, labels=self._labels(new.workload_id)),
             creator=self._creator(),
             release=self._supervisor.release,
         )
@@ -208,7 +210,10 @@ class PodmanPods(Verbs):
 
     def _creator(self) -> Creator:
         return Creator(
-            objects=self._objects, hooks=self._hooks, last_words=self._last_words, init_timeout=self._init_timeout
+            maker=PodmanMaker(self._objects),
+            hooks=self._hooks,
+            last_words=self._last_words,
+            init_timeout=self._init_timeout,
         )
 
     async def _provide_all(self, plan: Plan, spec: Spec) -> None:

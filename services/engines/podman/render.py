@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Resources, Spec
@@ -12,7 +11,7 @@ from services.engines.pods import supervision
 from services.engines.pods.downward import Facts
 from services.engines.pods.environment import environment, expand
 from services.engines.pods.hooks import annotation
-from services.engines.pods.images import Image, image_of
+from services.engines.pods.images import image_of
 from services.engines.pods.labels import (
     LABEL_CONTAINER,
     LABEL_GRACE,
@@ -23,54 +22,12 @@ from services.engines.pods.labels import (
     ROLE_MAIN,
 )
 from services.engines.pods.limits import CPU_PERIOD, Room, limits_of, room_of
-from services.engines.pods.security import must_not_be_root
+from services.engines.pods.plan import Container, Plan, Pod
+from services.engines.pods.security import must_not_be_root, user
 from services.engines.pods.sources import Sources
-from services.engines.pods.volumes import Mount, Volume, Volumes
+from services.engines.pods.volumes import Volume, Volumes
 from services.engines.pods.workload import Template, templates
 from services.errors import FailedPrecondition
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Container:
-    """One container of a pod."""
-
-    name: str
-    """The manifest's."""
-    body: Mapping[str, Any] = field(repr=False)
-    """What is posted, but for the pod and the mounts; it may hold values of Secrets."""
-    mounts: tuple[Mount, ...]
-    not_root: bool
-    """The image's user must not be root."""
-    post_start: Mapping[str, Any] | None = None
-    """A container of the manifest with a hook to be run right after the start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pod:
-    """One replica."""
-
-    name: str
-    number: int
-    body: Mapping[str, Any]
-    inits: tuple[Container, ...]
-    """To be run one after the other, before the others."""
-    mains: tuple[Container, ...]
-
-    def volumes(self) -> list[Volume]:
-        """The volumes that its containers mount, each once."""
-        mounts = [mount for container in (*self.inits, *self.mains) for mount in container.mounts]
-        found = {mount.source.name: mount.source for mount in mounts if isinstance(mount.source, Volume)}
-        return list(found.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What podman is asked for."""
-
-    workload_id: str
-    pods: tuple[Pod, ...]
-    images: tuple[Image, ...]
-    """Each once."""
 
 
 def render(spec: Spec, *, machine: Resources, network: str, log_bytes: int = shelf.DEFAULT_BYTES) -> Plan:
@@ -162,9 +119,10 @@ class _Renderer:
         pod_spec = self._template.spec
         env = environment(container, facts=self._facts, sources=self._sources, extra=self._spec.config.env)
         orders = {} if role == ROLE_INIT else supervision.annotation(pod_spec, container)
+        image = image_of(container).reference
         body: dict[str, Any] = {
             "name": f"{pod}-{container['name']}",
-            "image": image_of(container).reference,
+            "image": image,
             "labels": {**self._labels(pod, number), LABEL_CONTAINER: container["name"], LABEL_ROLE: role},
             "annotations": {**self._template.annotations, **annotation(container), **orders},
             "env": {"HOSTNAME": self._template.hostname, **env},
@@ -186,6 +144,8 @@ class _Renderer:
         return Container(
             name=container["name"],
             body=body,
+            image=image,
+            user=user(pod_spec, container),
             mounts=tuple(self._volumes.mounts(container, volumes, env)),
             not_root=must_not_be_root(pod_spec, container),
             post_start=container if (container.get("lifecycle") or {}).get("postStart") else None,

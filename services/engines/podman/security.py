@@ -9,10 +9,9 @@ from services.engines.pods import security
 
 
 def settings(pod: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into the container's specification; `pod` and `container` are PodSpec and Container."""
+    """What goes into the specification, but for the user; `pod` and `container` are PodSpec and Container."""
     own = container.get("securityContext") or {}
     made: dict[str, Any] = {
-        "user": security.user(pod, container),
         "groups": security.groups(pod),
         "read_only_filesystem": bool(own.get("readOnlyRootFilesystem")),
         "no_new_privileges": own.get("allowPrivilegeEscalation") is False,

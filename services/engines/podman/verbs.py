@@ -28,7 +28,7 @@ from services.engines.podman.containers import Containers
 from services.engines.podman.control import Control, absent
 from services.engines.podman.export import live_facts
 from services.engines.podman.http import UnixHttp
-from services.engines.podman.images import Images
+from services.engines.podman.images import PodmanImages
 from services.engines.podman.service import PodmanService
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Verbs(Part):
 
     _service: PodmanService
     _podman: Podman
-    _images: Images
+    _images: PodmanImages
 
     @abstractmethod
     def _labels(self, workload_id: str) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ import pytest
 from services.engines.engine import WorkloadState
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.http import UnixHttp
-from services.engines.podman.images import Images
+from services.engines.podman.images import PodmanImages
 from services.engines.podman.service import PodmanService
 from services.engines.pods.credentials import Login
 from services.errors import DeadlineExceeded, FailedPrecondition, Unavailable
@@ -105,13 +105,13 @@ def trusting(machine: PodmanMachine, registry: Registry) -> PodmanService:
 
 
 @asynccontextmanager
-async def images_of(service: PodmanService, deadlines: Deadlines | None = None) -> AsyncIterator[Images]:
+async def images_of(service: PodmanService, deadlines: Deadlines | None = None) -> AsyncIterator[PodmanImages]:
     """The images of a podman service that is started for it."""
     async with service:
         http = UnixHttp(service.socket)
         while not await _answers(http):
             await asyncio.sleep(0.02)
-        async with Images(podman=Podman(http, deadlines=deadlines)) as images:
+        async with PodmanImages(podman=Podman(http, deadlines=deadlines)) as images:
             yield images
 
 

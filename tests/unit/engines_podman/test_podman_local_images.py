@@ -16,7 +16,8 @@ import pytest
 
 from services.engines.podman.api import Deadlines, Podman
 from services.engines.podman.http import UnixHttp
-from services.engines.podman.images import Images, LocalImage
+from services.engines.podman.images import PodmanImages
+from services.engines.pods.pulling import LocalImage
 from services.errors import DeadlineExceeded, Internal
 
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
@@ -25,7 +26,7 @@ HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n
 @asynccontextmanager
 async def images(
     status: bytes, body: bytes, *, silent: bool = False, seconds: float = 10.0
-) -> AsyncIterator[tuple[Images, list[bytes]]]:
+) -> AsyncIterator[tuple[PodmanImages, list[bytes]]]:
     """The images of a service that gives this answer, or none; what it was asked."""
     asked: list[bytes] = []
     ended = asyncio.Event()
@@ -42,7 +43,7 @@ async def images(
     with tempfile.TemporaryDirectory(prefix="bmi") as directory:
         path = Path(directory) / "s"
         async with await asyncio.start_unix_server(serve, path):
-            async with Images(podman=Podman(UnixHttp(path), deadlines=Deadlines(read=seconds))) as made:
+            async with PodmanImages(podman=Podman(UnixHttp(path), deadlines=Deadlines(read=seconds))) as made:
                 yield made, asked
             await ended.wait()
 

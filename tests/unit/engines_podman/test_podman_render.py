@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from services.engines.engine import Resources, Spec
-from services.engines.podman.render import Pod, render
+from services.engines.podman.render import render
 from services.engines.pods import supervision
 from services.engines.pods.images import Image
+from services.engines.pods.plan import Pod
 from services.engines.restarts import Policy
 from services.errors import FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID

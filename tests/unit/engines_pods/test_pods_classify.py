@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.engines.podman.classify import image_absent, pull_error, start_error
+from services.engines.pods.classify import image_absent, pull_error, start_error
 from services.engines.unix_http import shorten
 from services.errors import AlreadyExists, BeemeshError, FailedPrecondition, Internal, ResourceExhausted
 
@@ -50,7 +50,7 @@ FOLLOW_UP = f"starting container {ID}: a dependency of container {ID} failed to 
 )
 def test_a_failed_start_is_told_as_what_it_is(text: str, kind: type[BeemeshError], reason: str) -> None:
     """Each of podman's texts becomes the error that it means, with podman's words in it."""
-    error = start_error([text, FOLLOW_UP], workload_id="w")
+    error = start_error([text, FOLLOW_UP], workload_id="w", backend="podman")
     assert (type(error), error.reason) == (kind, reason)
     assert text.replace(ID, ID[:12])[:40] in error.message
     assert error.metadata["workload_id"] == "w"
@@ -59,10 +59,10 @@ def test_a_failed_start_is_told_as_what_it_is(text: str, kind: type[BeemeshError
 def test_the_telling_text_of_several_counts() -> None:
     """Of several texts, a known one is told before unknown ones, and follow-ups only when alone."""
     known = "listen tcp4 127.0.0.1:8080: bind: address already in use"
-    error = start_error([FOLLOW_UP, "something odd", known], workload_id="w")
+    error = start_error([FOLLOW_UP, "something odd", known], workload_id="w", backend="podman")
     assert error.reason == "PORT_IN_USE"
     assert error.metadata == {"workload_id": "w", "host_port": "8080", "host_ip": "127.0.0.1", "protocol": "TCP"}
-    assert "dependency" in start_error([FOLLOW_UP], workload_id="w").message
+    assert "dependency" in start_error([FOLLOW_UP], workload_id="w", backend="podman").message
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_telling_text_of_several_counts() -> None:
 )
 def test_a_failed_pull_names_the_image(text: str, reason: str) -> None:
     """A registry's refusal is IMAGE_NOT_FOUND or IMAGE_DENIED with the full reference, and no retry is suggested."""
-    error = pull_error(text, image="docker.io/library/x:1")
+    error = pull_error(text, image="docker.io/library/x:1", backend="podman")
     assert (type(error), error.reason) == (FailedPrecondition, reason)
     assert error.metadata == {"image": "docker.io/library/x:1"}
     assert "docker.io/library/x:1" in error.message
@@ -97,7 +97,7 @@ def test_a_failed_pull_names_the_image(text: str, reason: str) -> None:
 )
 def test_an_unreachable_registry_may_be_retried(text: str) -> None:
     """A registry that cannot be asked is IMAGE_NOT_FOUND too, says so, and names a delay."""
-    error = pull_error(text, image="i")
+    error = pull_error(text, image="i", backend="podman")
     assert error.reason == "IMAGE_NOT_FOUND"
     assert error.metadata == {"image": "i", "registry": "unreachable"}
     assert error.retry_after
@@ -106,8 +106,8 @@ def test_an_unreachable_registry_may_be_retried(text: str) -> None:
 
 def test_a_full_disk_is_no_missing_image() -> None:
     """A pull that fills the disk is RESOURCE_EXHAUSTED."""
-    assert type(pull_error("writing blob: no space left on device", image="i")) is ResourceExhausted
-    assert type(pull_error("something new", image="i")) is Internal
+    assert type(pull_error("writing blob: no space left on device", image="i", backend="podman")) is ResourceExhausted
+    assert type(pull_error("something new", image="i", backend="podman")) is Internal
     assert image_absent("i").metadata == {"image": "i"}
 
 

@@ -3,48 +3,100 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
-from services.engines.podman import classify
-from services.engines.podman.http import Refusal
-from services.engines.podman.lending import lend
-from services.engines.podman.objects import Objects
-from services.engines.podman.render import Container, Plan, Pod
 from services.engines.pods.filling import Filler, Made, make_part
 from services.engines.pods.hooks import Hooks
+from services.engines.pods.plan import Container, Plan, Pod
 from services.engines.pods.security import is_root
 from services.engines.pods.volumes import CLAIM, SCRATCH, Mount, Volume
+from services.engines.unix_http import Refusal
 from services.errors import AlreadyExists, BeemeshError, DeadlineExceeded, FailedPrecondition
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
-from services.telemetry import Log
 
 T = TypeVar("T")
 
 _PODS_AT_ONCE = 4
 _SETTLE_SECONDS = 10.0
-"""How long a call whose caller left is waited for: podman goes on with it, and what it makes must be seen."""
+"""How long a call whose caller left is waited for: the backend goes on with it, and what it makes must be seen."""
 _HOOK_SECONDS = 120.0
-_DEPENDENCY = "starting some containers"
 _OWNERSHIP = (LABEL_NODE_ID, LABEL_WORKLOAD_ID)
 
 LastWords = Callable[[str], Awaitable[str]]
 """The last lines of a container's log, by its id."""
 
-log = Log(__name__)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A volume as the backend has it."""
+
+    labels: Mapping[str, str]
+    place: Path
+    """Where it is on the backend's machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A mount, and what of the machine is mounted there: one of the two."""
+
+    mount: Mount
+    volume: str = ""
+    """All of this volume."""
+    path: str = ""
+    """This path of the backend's machine."""
+
+
+class Maker(Protocol):
+    """The calls of one backend; they raise Unavailable, DeadlineExceeded, and Refusal."""
+
+    async def volume(self, name: str) -> Kept | None:
+        """A volume, or None when there is none of this name."""
+
+    async def create_volume(self, volume: Volume) -> Kept:
+        """Make it, empty; a Refusal when there is one of its name."""
+
+    async def remove_volume(self, name: str) -> None:
+        """Remove a volume that nobody uses; one that is gone is no error."""
+
+    async def lend(self, far: Sequence[Made], image: str, name: str) -> None:
+        """See `filling.Lend`."""
+
+    async def create_pod(self, pod: Pod) -> str:
+        """Make what its containers share; its id."""
+
+    async def create_container(
+        self, pod: Pod, pod_id: str, container: Container, user: str, to: Sequence[Bound]
+    ) -> str:
+        """Make a container of the pod with these mounts, not started; its id."""
+
+    async def start(self, container_id: str) -> None:
+        """Start it."""
+
+    async def wait(self, container_id: str, *, timeout: float) -> int:
+        """Wait until it has ended; its exit code."""
+
+    async def image_user(self, image: str) -> str:
+        """The user that an image names; empty when it names none."""
+
+    async def cause(self, pod_id: str, refusal: Refusal) -> Refusal:
+        """What lies behind the refusal of a start, where the backend does not say it by itself."""
+
+    def start_error(self, refusal: Refusal, workload_id: str) -> BeemeshError:
+        """The error for what the backend has against a pod."""
 
 
 class Creator:
     """One creation; whatever it raises, what was made so far is there, and `new_claims` names the claims among it."""
 
-    def __init__(self, *, objects: Objects, hooks: Hooks, last_words: LastWords, init_timeout: float) -> None:
-        self._objects = objects
+    def __init__(self, *, maker: Maker, hooks: Hooks, last_words: LastWords, init_timeout: float) -> None:
+        self._maker = maker
         self._hooks = hooks
         self._last_words = last_words
         self._init_timeout = init_timeout
-        self._filler = Filler(partial(lend, objects))
+        self._filler = Filler(maker.lend)
         self._users: dict[str, str] = {}
         self.new_claims: set[str] = set()
 
@@ -68,7 +120,7 @@ class Creator:
         try:
             return await work
         except Refusal as refusal:
-            raise classify.start_error([refusal.text], workload_id=plan.workload_id) from refusal
+            raise self._maker.start_error(refusal, plan.workload_id) from refusal
 
     # Volumes
 
@@ -76,55 +128,45 @@ class Creator:
         wanted = {volume.name: volume for pod in plan.pods for volume in pod.volumes()}
         made = [await self._volume(volume) for volume in wanted.values()]
         if made:
-            await _finished(self._filler.fill(made, image=plan.images[0].reference, name=f"{plan.workload_id}-volumes"))
+            name = f"{plan.workload_id}-volumes"
+            await finished(self._filler.fill(made, image=plan.images[0].reference, name=name))
         return {each.volume.name: each for each in made}
 
     async def _volume(self, volume: Volume) -> Made:
-        found = await self._objects.volume(volume.name)
+        found = await self._maker.volume(volume.name)
         if found is not None:
             _check_owner(volume, found)
             if volume.kind == SCRATCH:  # of a creation that was cut off: who begins anew finds it empty
-                await _finished(self._objects.remove_volume(volume.name))
+                await finished(self._maker.remove_volume(volume.name))
                 found = None
-        if found is None:
-            made = self._objects.create_volume(volume.name, labels=volume.labels, options=_options(volume))
-            found, new = await _finished(made), True
-            if volume.kind == CLAIM:
-                self.new_claims.add(volume.name)
-        else:
-            new = False
-        return Made(volume=volume, place=Path(str(found["Mountpoint"])), new=new)
+        if found is not None:
+            return Made(volume=volume, place=found.place, new=False)
+        made = await finished(self._maker.create_volume(volume))
+        if volume.kind == CLAIM:
+            self.new_claims.add(volume.name)
+        return Made(volume=volume, place=made.place, new=True)
 
     # Pods
 
     async def _pod(self, plan: Plan, pod: Pod, made: Mapping[str, Made]) -> None:
-        pod_id = await _finished(self._objects.create_pod(pod.body))
-        inits = [(each, await self._container(pod_id, each, made, plan)) for each in pod.inits]
-        mains = [(each, await self._container(pod_id, each, made, plan)) for each in pod.mains]
+        pod_id = await finished(self._maker.create_pod(pod))
+        inits = [(each, await self._container(plan, pod, pod_id, each, made)) for each in pod.inits]
+        mains = [(each, await self._container(plan, pod, pod_id, each, made)) for each in pod.mains]
         try:
             for container, container_id in inits:
                 await self._initialize(plan, pod, container, container_id)
             for container, container_id in mains:
-                await _finished(self._objects.start(container_id))
+                await finished(self._maker.start(container_id))
                 await self._post_start(plan, container, container_id)
         except Refusal as refusal:
-            raise await self._cause(pod_id, refusal) from refusal
+            raise await self._maker.cause(pod_id, refusal) from refusal
 
-    async def _cause(self, pod_id: str, refusal: Refusal) -> Refusal:
-        """Why a start was refused: that the pod's infra container failed is said without its reason."""
-        if _DEPENDENCY not in refusal.text:
-            return refusal
-        try:
-            await self._objects.start(await self._objects.infra(pod_id))
-        except Refusal as cause:
-            return cause
-        return refusal
-
-    async def _container(self, pod_id: str, container: Container, made: Mapping[str, Made], plan: Plan) -> str:
-        body = {**container.body, "pod": pod_id, **await _mounts(container.mounts, made)}
-        user = str(body.get("user", ""))
+    async def _container(
+        self, plan: Plan, pod: Pod, pod_id: str, container: Container, made: Mapping[str, Made]
+    ) -> str:
+        user = container.user
         if container.not_root or user.startswith(":"):
-            image_user = await self._image_user(str(body["image"]))
+            image_user = await self._image_user(container.image)
             if container.not_root and is_root(image_user):
                 raise FailedPrecondition(
                     f"workload {plan.workload_id} cannot start: container {container.name} must not run as root, and "
@@ -133,22 +175,20 @@ class Creator:
                     metadata={"workload_id": plan.workload_id},
                 )
             if user.startswith(":"):
-                body["user"] = f"{image_user.partition(':')[0] or '0'}{user}"
-        container_id, warnings = await _finished(self._objects.create_container(body))
-        for warning in warnings:
-            log.warning("podman_warned", container=container_id, text=warning)
-        return container_id
+                user = f"{image_user.partition(':')[0] or '0'}{user}"
+        to = [await _bound(mount, made) for mount in container.mounts]
+        return await finished(self._maker.create_container(pod, pod_id, container, user, to))
 
     async def _image_user(self, image: str) -> str:
         if image not in self._users:
-            self._users[image] = await self._objects.image_user(image)
+            self._users[image] = await self._maker.image_user(image)
         return self._users[image]
 
     async def _initialize(self, plan: Plan, pod: Pod, container: Container, container_id: str) -> None:
-        await _finished(self._objects.start(container_id))
+        await finished(self._maker.start(container_id))
         told = {"workload_id": plan.workload_id, "container": container.name, "replica": str(pod.number)}
         try:
-            code = await self._objects.wait(container_id, timeout=self._init_timeout)
+            code = await self._maker.wait(container_id, timeout=self._init_timeout)
         except DeadlineExceeded:
             how = f"did not end within {self._init_timeout:g} s"
         else:
@@ -176,50 +216,22 @@ class Creator:
             )
 
 
-def _check_owner(volume: Volume, found: Mapping[str, Any]) -> None:
-    labels: Mapping[str, str] = found.get("Labels") or {}
-    if any(labels.get(name) != volume.labels[name] for name in _OWNERSHIP):
+def _check_owner(volume: Volume, found: Kept) -> None:
+    if any(found.labels.get(name) != volume.labels[name] for name in _OWNERSHIP):
         raise AlreadyExists(
-            f"a volume {volume.name} is there and is not this workload's; podman volume inspect shows it",
+            f"a volume {volume.name} is there and is not this workload's",
             reason="NAME_IN_USE",
             metadata={"workload_id": volume.labels[LABEL_WORKLOAD_ID]},
         )
 
 
-async def _mounts(mounts: tuple[Mount, ...], made: Mapping[str, Made]) -> dict[str, Any]:
+async def _bound(mount: Mount, made: Mapping[str, Made]) -> Bound:
     """Whole volumes are mounted by name, parts of them and the machine's own directories by path."""
-    volumes: list[dict[str, Any]] = []
-    binds: list[dict[str, Any]] = []
-    for mount in mounts:
-        if isinstance(mount.source, Volume) and not mount.part:
-            volumes.append(
-                {"Name": mount.source.name, "Dest": mount.target, "Options": [*_mount_options(mount), "nocopy"]}
-            )
-            continue
-        if isinstance(mount.source, Volume):
-            source = str(await make_part(made[mount.source.name], mount.part))
-        else:
-            source = await _host_path(mount, mount.source)
-        binds.append(
-            {
-                "type": "bind",
-                "source": source,
-                "destination": mount.target,
-                "options": ["rbind", *_mount_options(mount)],
-            }
-        )
-    return {"volumes": volumes, "mounts": binds}
-
-
-def _options(volume: Volume) -> dict[str, str]:
-    """Podman's for a volume; without an owner it would give the directory to the first container's user."""
-    if volume.in_memory:
-        return {"type": "tmpfs", "device": "tmpfs", "o": ",".join(volume.memory_options)}
-    return {"o": f"uid=0,gid={volume.group or 0}"}
-
-
-def _mount_options(mount: Mount) -> list[str]:
-    return ["ro" if mount.read_only else "rw"]
+    if not isinstance(mount.source, Volume):
+        return Bound(mount=mount, path=await _host_path(mount, mount.source))
+    if not mount.part:
+        return Bound(mount=mount, volume=mount.source.name)
+    return Bound(mount=mount, path=str(await make_part(made[mount.source.name], mount.part)))
 
 
 async def _host_path(mount: Mount, path: str) -> str:
@@ -234,8 +246,8 @@ async def _host_path(mount: Mount, path: str) -> str:
     return f"{path}/{mount.part}" if mount.part else path
 
 
-async def _finished(call: Awaitable[T]) -> T:
-    """The call's result; who cancels waits until podman has answered, so that what it made can be removed."""
+async def finished(call: Awaitable[T]) -> T:
+    """The call's result; who cancels waits until the backend has answered, so that what it made can be removed."""
     task = asyncio.ensure_future(call)
     try:
         return await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""From podman's error texts to domain errors: podman says nearly everything with HTTP 500, so the text must decide."""
+"""From backends' error texts to domain errors: podman says nearly everything with HTTP 500, so the text must decide."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _ROOM = (
         r"no space left on device|disk quota exceeded",
         ResourceExhausted,
         "DISK_FULL",
-        "free disk space where podman keeps its images and containers",
+        "free disk space where images and containers are kept",
     ),
     _rule(
         r"cannot allocate memory|resource temporarily unavailable|too many open files"
-        r"|all \d+ locks have been allocated",
+        r"|all \d+ locks have been allocated|(non-overlapping .*address pool|address pools? .*(subnetted|exhausted))",
         ResourceExhausted,
         "RESOURCE_EXHAUSTED",
-        "the machine has no more of what podman needs; stop other workloads",
+        "the machine has no more of what this needs; stop other workloads",
     ),
 )
 
@@ -72,13 +72,14 @@ START_RULES: Sequence[Rule] = (
     *_ROOM,
     _rule(
         r"executable file not found|attempted to invoke a command that was not found|OCI permission denied"
-        r"|exec format error|workdir .* does not exist",
+        r"|exec format error|workdir .* does not exist|OCI runtime create failed|unable to find (user|group)"
+        r"|no matching entries in passwd file",
         FailedPrecondition,
         "START_FAILED",
         "command, args and workingDir must exist in the image, and the command must be executable",
     ),
     _rule(
-        r"statfs .*: no such file or directory",
+        r"statfs .*: no such file or directory|bind source path does not exist",
         FailedPrecondition,
         "START_FAILED",
         "a path of the machine that is to be mounted must be there",
@@ -87,7 +88,7 @@ START_RULES: Sequence[Rule] = (
         r"(pod|name .*) (already exists|is in use)|is already in use",
         AlreadyExists,
         "NAME_IN_USE",
-        "another pod has the name; podman pod ls shows it",
+        "another pod has the name",
     ),
 )
 
@@ -95,13 +96,14 @@ PULL_RULES: Sequence[Rule] = (
     *_ROOM,
     _rule(
         r"unauthorized|authentication required|access .*denied|denied:|invalid username/password"
+        r"|no basic auth credentials"
         r"|status(code)?:? 40[13]",
         FailedPrecondition,
         "IMAGE_DENIED",
         "the registry wants other credentials, or the name is wrong",
     ),
     _rule(
-        r"manifest unknown|name unknown|not known|not found|status(code)?:? 404|no image found",
+        r"manifest unknown|name unknown|not known|not found|no such image|status(code)?:? 404|no image found",
         FailedPrecondition,
         "IMAGE_NOT_FOUND",
         "check the name and tag",
@@ -115,26 +117,27 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 _LISTEN = re.compile(r"listen (tcp|udp)[46]? (\S*):(\d+)")
+_BIND = re.compile(r"Bind for (\S*):(\d+) failed")
 _FOLLOW_UP = re.compile(r"a dependency of container \S+ failed to start")
 
 
-def start_error(texts: Sequence[str], *, workload_id: str) -> BeemeshError:
-    """The error for what podman said to a play; of several texts the one that a rule knows is told first."""
+def start_error(texts: Sequence[str], *, workload_id: str, backend: str) -> BeemeshError:
+    """The error for what `backend` said to a start; of several texts the one that a rule knows is told first."""
     causes = [text for text in texts if not _FOLLOW_UP.search(text)] or list(texts)
     for rule in START_RULES:
         for text in causes:
             if rule.pattern.search(text):
                 metadata = {"workload_id": workload_id, **_port(text)}
-                return _error(rule, f"workload {workload_id} cannot start: {shorten(text)}", metadata)
+                return _error(rule, f"workload {workload_id} cannot start: {shorten(text)}", metadata, backend)
     said = "; ".join(shorten(text) for text in causes)
     return Internal(
-        f"podman could not start workload {workload_id}: {said}",
+        f"{backend} could not start workload {workload_id}: {said}",
         reason="BACKEND_ERROR",
         metadata={"workload_id": workload_id},
     )
 
 
-def pull_error(text: str, *, image: str) -> BeemeshError:
+def pull_error(text: str, *, image: str, backend: str) -> BeemeshError:
     """The error for a failed pull of `image`, which is not in local storage or must be fetched anew.
 
     A registry that cannot be reached is IMAGE_NOT_FOUND too: for who deploys, the image is not to be had. It says so
@@ -149,8 +152,8 @@ def pull_error(text: str, *, image: str) -> BeemeshError:
         )
     for rule in PULL_RULES:
         if rule.pattern.search(text):
-            return _error(rule, f"image {image} cannot be had: {shorten(text)}", {"image": image})
-    return Internal(f"podman could not pull image {image}: {shorten(text)}", reason="BACKEND_ERROR")
+            return _error(rule, f"image {image} cannot be had: {shorten(text)}", {"image": image}, backend)
+    return Internal(f"{backend} could not pull image {image}: {shorten(text)}", reason="BACKEND_ERROR")
 
 
 def image_absent(image: str) -> BeemeshError:
@@ -162,11 +165,13 @@ def image_absent(image: str) -> BeemeshError:
     )
 
 
-def _error(rule: Rule, message: str, metadata: Mapping[str, str]) -> BeemeshError:
-    quota = [QuotaViolation(subject="node:podman", description=message)] if rule.error is ResourceExhausted else []
+def _error(rule: Rule, message: str, metadata: Mapping[str, str], backend: str) -> BeemeshError:
+    quota = [QuotaViolation(subject=f"node:{backend}", description=message)] if rule.error is ResourceExhausted else []
     return rule.error(f"{message}; {rule.advice}", reason=rule.reason, metadata=metadata, quota=quota)
 
 
 def _port(text: str) -> dict[str, str]:
-    match = _LISTEN.search(text)
-    return {"host_port": match[3], "host_ip": match[2], "protocol": match[1].upper()} if match else {}
+    if match := _LISTEN.search(text):
+        return {"host_port": match[3], "host_ip": match[2], "protocol": match[1].upper()}
+    match = _BIND.search(text)
+    return {"host_port": match[2], "host_ip": match[1]} if match else {}

@@ -1,4 +1,4 @@
-"""The docker engine is killed in the middle: the truth comes back with the next one, and nothing is orphaned."""
+"""The engine is killed in the middle: the truth comes back with the next one, and nothing is orphaned."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from beemesh.type.v1 import types_pb2 as tpb
 
 from services.identity import LABEL_WORKLOAD_ID
 from services.rpc.client import connect
-from tests.harness.docker import IMAGE, DockerMachine
+from tests.harness.compose import ComposeMachine
+from tests.harness.docker import IMAGE
 from tests.harness.processes import short_directory, until_serving
-from tests.integration.docker.workloads import SECONDS, WAITS
+from tests.integration.compose.workloads import SECONDS, WAITS
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.timeout(120)]
 
 STUCK = f"""\
 services:
@@ -38,14 +39,16 @@ SLOW_TO_END = FINE.replace("exit 0", "sleep 3; exit 0").replace("}}", ", stop_gr
 
 @asynccontextmanager
 async def engine(
-    docker: DockerMachine, directory: Path, node_id: str
+    machine: ComposeMachine, directory: Path, node_id: str
 ) -> AsyncIterator[tuple[pb_grpc.EngineServiceStub, asyncio.subprocess.Process]]:
     """The engine as a process of its own, ended by -9."""
+    words, env = machine.program(directory)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.engines.docker"),
+        *(sys.executable, *words),
         *("--listen", f"unix:{directory}/e.sock", "--data-dir", f"{directory}/data", "--run-dir", f"{directory}/run"),
-        *("--docker-socket", str(docker.socket), "--registry", "", "--provider", "", "--node-id", node_id),
+        *("--registry", "", "--provider", "", "--node-id", node_id),
         *("--poll-interval", "0.5", "--log-level", "ERROR", "--observe-timeout", "10"),
+        env=dict(env),
     )
     try:
         async with connect(f"unix:{directory}/e.sock", files=[pb.DESCRIPTOR]) as channel:
@@ -82,35 +85,35 @@ def composes(project: str) -> list[int]:
     return found
 
 
-async def test_killed_while_it_brings_up_and_while_it_takes_down(docker: DockerMachine, node_id: str) -> None:
+async def test_killed_while_it_brings_up_and_while_it_takes_down(machine: ComposeMachine, node_id: str) -> None:
     """Compose dies with it; the half-made workload is told as such, made anew, and its removal is finished."""
-    before, workload = docker.objects(), f"beemesh-shop-{node_id[:8]}"
+    before, workload = machine.objects(), f"beemesh-shop-{node_id[:8]}"
     label = f"{LABEL_WORKLOAD_ID}={workload}"
     with short_directory() as directory:
-        async with engine(docker, directory, node_id) as (stub, process):
+        async with engine(machine, directory, node_id) as (stub, process):
             creating = stub.DeployWorkload(deploying(workload, STUCK), timeout=SECONDS)
             async with asyncio.timeout(SECONDS):
-                while not composes(f"bm-{workload}") or len(docker.containers(label)) < 2:
+                while not composes(f"bm-{workload}") or len(machine.containers(label)) < 2:
                     await asyncio.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
             creating.cancel()
             async with asyncio.timeout(SECONDS):
                 while composes(f"bm-{workload}"):
                     await asyncio.sleep(0.05)
-        async with engine(docker, directory, node_id) as (stub, process):
+        async with engine(machine, directory, node_id) as (stub, process):
             async with asyncio.timeout(SECONDS):
                 while await state_of(stub, workload) not in (wpb.WORKLOAD_STATE_FAILED, wpb.WORKLOAD_STATE_DEGRADED):
                     await asyncio.sleep(0.1)
             done = await stub.DeployWorkload(deploying(workload, SLOW_TO_END), timeout=SECONDS)
             assert done.action == tpb.CHANGE_ACTION_CREATE
-            assert len(docker.containers(label)) == 1
+            assert len(machine.containers(label)) == 1
             removing = stub.RemoveWorkload(pb.RemoveWorkloadRequest(workload_id=workload), timeout=SECONDS)
             async with asyncio.timeout(SECONDS):
                 while await state_of(stub, workload) != wpb.WORKLOAD_STATE_STOPPING:
                     await asyncio.sleep(0.02)
             os.kill(process.pid, signal.SIGKILL)
             removing.cancel()
-        async with engine(docker, directory, node_id):
+        async with engine(machine, directory, node_id):
             async with asyncio.timeout(SECONDS):
-                while docker.objects() != before:
+                while machine.objects() != before:
                     await asyncio.sleep(0.1)
