@@ -24,8 +24,8 @@ _REMOVED = 0.4
 _WAIT_SECONDS = 300.0
 _SETTLE_SECONDS = 30.0
 _BUSY_SECONDS = 0.5
-_DESCRIPTOR_SLACK = 3
-"""Of one service: what its libraries open once, when they are first needed."""
+_DESCRIPTOR_SLACK = 16
+"""Of one service: a connection of each of its threads, which come into being when there is more to do than before."""
 
 _SIDE_BY_SIDE = f'image: {IMAGE}, command: [sh, -c, "echo CONTENT; {WAITS}"]'
 MANIFESTS: Mapping[str, str] = {
