@@ -40,6 +40,9 @@ IMAGES = ("nginx:latest", "node:16", "test:latest")
 SOON = 60.0
 """Seconds within which what must happen happens, on a busy machine."""
 
+STOPPED = "UNHEALTHY:SOCKET_UNREACHABLE"
+"""Why an engine cannot be used whose backend was stopped."""
+
 _START_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
 _NO_REGISTRY = '[[registry]]\nprefix = "docker.io"\nlocation = "localhost:1"\ninsecure = true\n'
@@ -335,6 +338,16 @@ class MixedNode:
         """Wait until the registry says so of these engines."""
         self.until(lambda: wanted.items() <= self.available().items(), f"availability of {wanted}")
 
+    def until_stopped(self, *engines: str) -> None:
+        """Wait until the registry says of these that nobody is at their backends' sockets."""
+
+        def stopped() -> bool:
+            answer = self.client.call(self.client.registry.ListEngines, registry_pb.ListEnginesRequest())
+            told = {engine.engine_id: engine.availability_reason for engine in answer.engines}
+            return all(told[engine] == STOPPED for engine in engines)
+
+        self.until(stopped, f"{engines} are stopped")
+
     def until(self, holds: Callable[[], bool], what: str, *, seconds: float = SOON) -> None:
         """Wait until it holds; a call that fails meanwhile is made again. Raises AssertionError."""
         end, last = time.monotonic() + seconds, ""
@@ -379,7 +392,7 @@ class MixedNode:
         while (left := self.backends.left(node_id)) and time.monotonic() < end:
             time.sleep(0.2)
         self.backends.clear(node_id)
-        assert left == set(), "it is left behind"
+        assert left == set(), f"left behind: {sorted(left)}"
 
 
 @contextmanager

@@ -147,20 +147,23 @@ class MixedSoak:
             return
         self._mixed.until_active(name, wanted.engine)
         running = {engine: len(names) for engine, names in self._mixed.backends.running(own).items()}
-        assert running == {wanted.engine: CONTAINERS[wanted.kind]}, name
+        assert running == {wanted.engine: CONTAINERS[wanted.kind]}, f"{name}: {running}"
 
     def rest(self) -> None:
         """Remove all of it; nothing may be left, and no service may hold more than after the first time."""
         self.play(dict.fromkeys(self._wanted))
         mixed = self._mixed
-        mixed.until(lambda: mixed.backends.left(mixed.node.node_id()) == set(), "nothing is left behind")
+        end = time.monotonic() + _SETTLE_SECONDS
+        while (left := mixed.backends.left(mixed.node.node_id())) and time.monotonic() < end:
+            time.sleep(0.5)
+        assert left == set(), f"left behind: {sorted(left)}"
         if self._warm is None:
             self._warm = self._holdings()
             return
         end = time.monotonic() + _SETTLE_SECONDS
         while (more := self._grown(self._warm)) and time.monotonic() < end:
             time.sleep(0.5)
-        assert more == []
+        assert more == [], "; ".join(more)
 
     def _grown(self, warm: Holdings) -> list[str]:
         now = self._holdings()
