@@ -122,6 +122,10 @@ class Projects(Part):
             raise
         self.tell(spec.workload_id, "")
 
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """See `expected.components`."""
+        return self._files.components(manifest, config)
+
     def effect(self, change: Change, manifest: Manifest) -> str:
         """See `update.effect`."""
         return effect(change, manifest)

@@ -50,6 +50,7 @@ from services.engines.podman.compose_rules import RULES, Adjustment, orders_of
 from services.engines.podman.containers import Containers
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.service import PodmanService
@@ -81,7 +82,7 @@ class ComposeSetup:
     policy: NodePolicy = field(default_factory=NodePolicy)
     times: Times = field(default_factory=Times)
     limits: SupervisorLimits = field(default_factory=lambda: SupervisorLimits(back_off=DOCKERS_BACK_OFF))
-    ulimits: Mapping[str, int] = field(default_factory=dict)
+    ulimits: Mapping[str, int] = field(default_factory=lambda: own_ulimits(this_machine(has_runc=False)))
     """See `Adjustment`."""
 
 
