@@ -9,29 +9,9 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.docker_harness import COMPOSE
+from tests.conformance.workloads import written
 from tests.harness.engines import NODE_A, EngineClient, running
-from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
-
-_POD = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-spec:
-  containers:
-  - name: main
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
-
-_TEXTS = {Format.KUBERNETES: _POD, Format.COMPOSE: COMPOSE}
+from tests.harness.podman import PodmanMachine, skip_without_podman
 
 
 class PodmanHarness:
@@ -71,8 +51,8 @@ class PodmanHarness:
 
     def workload(self, format_: Format, name: str) -> str:
         """A container that counts to twelve, then waits for its end."""
-        return _TEXTS[format_].format(name=name, image=IMAGE, word="line")
+        return written(format_, name, "line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return _TEXTS[format_].format(name=name, image=IMAGE, word="other line")
+        return written(format_, name, "other line")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from services.engines.compose import fields, source
+from services.engines.compose.expected import components
 from services.engines.compose.fields import Finding, NodePolicy
 from services.engines.compose.limits import limits
 from services.engines.compose.policy import PROJECT, Rule
@@ -52,6 +53,10 @@ class ComposeFiles:
         document = manifest.primary
         found = self._findings(document, config)
         return [*(finding.issue(document) for finding in found), *_of_config(config, manifest.text)]
+
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """The places of its containers; none where only Compose can tell. Pure."""
+        return components(manifest.primary.body, config, _profiles(config))
 
     async def resolve(self, spec: Spec, there: Hashes) -> Project:
         """The project, resolved by Compose and stamped; `there`: the labels of what is there already.

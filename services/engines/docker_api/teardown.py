@@ -83,7 +83,7 @@ class Teardown:
 
 def runs(container: Mapping[str, Any]) -> bool:
     """Whether it has a process, or is about to get one again."""
-    return (container.get("State") or {}).get("Status") in ("running", "paused", "restarting")
+    return (container.get("State") or {}).get("Status") in ("running", "paused", "restarting", "stopping")
 
 
 def grace_of(container: Mapping[str, Any]) -> float:

@@ -40,7 +40,7 @@ from services.engines.engine import (
     Spec,
     WorkloadState,
 )
-from services.engines.inside import pick
+from services.engines.inside import pick, select
 from services.engines.podman import exec as commands
 from services.engines.podman import logs, shelf
 from services.engines.podman import stats as counters
@@ -50,6 +50,7 @@ from services.engines.podman.compose_rules import RULES, Adjustment, orders_of
 from services.engines.podman.containers import Containers
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
+from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.service import PodmanService
@@ -81,7 +82,7 @@ class ComposeSetup:
     policy: NodePolicy = field(default_factory=NodePolicy)
     times: Times = field(default_factory=Times)
     limits: SupervisorLimits = field(default_factory=lambda: SupervisorLimits(back_off=DOCKERS_BACK_OFF))
-    ulimits: Mapping[str, int] = field(default_factory=dict)
+    ulimits: Mapping[str, int] = field(default_factory=lambda: own_ulimits(this_machine(has_runc=False)))
     """See `Adjustment`."""
 
 
@@ -293,7 +294,7 @@ class PodmanProjects(Projects):
 
     async def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """See `Logs`."""
-        components = logs.select(await self._there(workload_id), query.component_id)
+        components = select(await self._there(workload_id), query.component_id)
         if query.component_id and not components:
             raise self._absent("component", query.component_id, workload_id)
         reader = logs.Logs(podman=self._podman, components=components, query=query, clock=self._clock)

@@ -61,6 +61,7 @@ class Translator:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.close())  # also where it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request. Where podman cannot be reached the connection ends without an answer, as podman's own would."""
@@ -74,8 +75,6 @@ class Translator:
                 await self._pass(head, reader, writer)
         except (OSError, EOFError, asyncio.LimitOverrunError, BeemeshError) as error:
             log.debug("request_not_passed", why=error)
-        finally:
-            writer.close()
 
     async def _pass(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(str(self._upstream()))

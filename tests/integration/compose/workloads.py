@@ -58,9 +58,16 @@ async def ids(engine: Engine, of: Spec) -> dict[str, str]:
 
 
 async def lines(engine: Engine, of: Spec, component: str = "", **query: Any) -> list[str]:
-    """What it has written."""
+    """What it has written; podman tells a line in parts where it was written in parts."""
     asked = LogQuery(component_id=component, **query)
-    return [line.text async for batch in engine.logs(of.workload_id, asked) for line in batch]
+    found, begun = [], ""
+    async for batch in engine.logs(of.workload_id, asked):
+        for line in batch:
+            begun += line.text
+            if not line.partial:
+                found.append(begun)
+                begun = ""
+    return found
 
 
 async def said(engine: Engine, of: Spec, component: str, script: str) -> str:
