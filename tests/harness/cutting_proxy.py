@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
+import socket as sockets
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -48,7 +48,7 @@ class CuttingProxy:
         self._backend = backend
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cutting-proxy", daemon=True)
-        self._listener: socket.socket | None = None
+        self._listener: sockets.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._cuts: list[Cut] = []
         self._open = asyncio.Event()
@@ -98,14 +98,14 @@ class CuttingProxy:
         self._open.set()
         if self._listener is None:
             self.socket.unlink(missing_ok=True)
-            listening = socket.socket(socket.AF_UNIX)
+            listening = sockets.socket(sockets.AF_UNIX)
             listening.setblocking(False)
             listening.bind(str(self.socket))
             listening.listen()
             self._loop.add_reader(listening, self._take, listening)
             self._listener = listening
 
-    def _take(self, listening: socket.socket) -> None:
+    def _take(self, listening: sockets.socket) -> None:
         """Take a connection that waits; asyncio's own server loses those that come while it is closed."""
         try:
             taken, _ = listening.accept()
@@ -116,7 +116,7 @@ class CuttingProxy:
         self._connections.add(task)
         task.add_done_callback(partial(self._ended, taken))
 
-    def _ended(self, taken: socket.socket, task: asyncio.Task[None]) -> None:
+    def _ended(self, taken: sockets.socket, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         taken.close()
 
@@ -138,7 +138,7 @@ class CuttingProxy:
         for task in self._connections:
             task.cancel()
 
-    async def _serve(self, taken: socket.socket) -> None:
+    async def _serve(self, taken: sockets.socket) -> None:
         client = _End(*await asyncio.open_unix_connection(sock=taken))
         try:
             await self._open.wait()
