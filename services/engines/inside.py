@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -133,6 +133,11 @@ class Inside:
         check_workload_id(workload_id)
         if needed not in self._engine.info.capabilities:
             raise self._engine.lacks(verb)
+
+
+def select(components: Iterable[Component], wanted: str) -> list[Component]:
+    """The components with this id or display name; all of them for an empty one."""
+    return [component for component in components if wanted in ("", component.component_id, component.display_name)]
 
 
 def pick(workload_id: str, components: Sequence[Component], wanted: str) -> Component:

@@ -6,11 +6,30 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Self
 
+from services.engines.docker.engine import DockerEngine
 from services.engines.docker.settings import DockerSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
 from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
+
+_POD = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+spec:
+  containers:
+  - name: main
+    image: {image}
+    command:
+    - sh
+    - -c
+    - |
+      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
+      trap 'exit 0' TERM
+      while :; do sleep 0.1; done
+"""
 
 COMPOSE = """\
 name: {name}
@@ -30,7 +49,7 @@ services:
 class DockerHarness:
     """All tests share one docker of their own."""
 
-    formats: tuple[Format, ...] = (Format.COMPOSE,)
+    formats: tuple[Format, ...] = (Format.COMPOSE, Format.KUBERNETES)
     has_processes = True
 
     def __init__(self) -> None:
@@ -59,13 +78,21 @@ class DockerHarness:
             poll_interval=1.0,
             observe_timeout=10.0,
         )
-        program = Program(make_engine=lambda node_id: self._machine.engine(node_id, run_dir=Path(settings.run_dir)))
+        program = Program(make_engine=lambda node_id: self._engine(settings, node_id))
         return running(settings.listen, lambda stop: run_engine(settings, program, stop))
+
+    def _engine(self, settings: DockerSettings, node_id: str) -> DockerEngine:
+        return self._machine.engine(node_id, run_dir=Path(settings.run_dir), data_dir=Path(settings.data_dir))
 
     def workload(self, format_: Format, name: str) -> str:
         """A service that counts to twelve, then waits for its end."""
-        return COMPOSE.format(name=name, image=IMAGE, word="line")
+        return self._write(format_, name, "line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return COMPOSE.format(name=name, image=IMAGE, word="other line")
+        return self._write(format_, name, "other line")
+
+    @staticmethod
+    def _write(format_: Format, name: str, word: str) -> str:
+        text = _POD if format_ is Format.KUBERNETES else COMPOSE
+        return text.format(name=name, image=IMAGE, word=word)

@@ -7,7 +7,7 @@ would spoil the case (JSON), the header stands in a file beside it, `<name>.expe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -22,6 +22,7 @@ _BOM = "\ufeff"
 _SIDECAR = ".expect"
 _DIRECTIVE = re.compile(rf"(expect|with {HOST_ACCESS}|shows|logs|exits): +(.+)")
 _FINDING = re.compile(r"(?:by ([a-z]+) )?([A-Z_]+) (.+) line ([0-9]+)")
+_BY_ANOTHER = re.compile(r"refused by (?!podman\b)([a-z]+) ")
 _SHOWS = re.compile(r"(\S+) (.+?) => (.*)")
 _PAIR = re.compile(r"(\S+) => (.*)")
 
@@ -63,7 +64,7 @@ class Verdict:
 
     outcome: Outcome
     judge: str = ""
-    """Who refuses: `parse` or an engine's id; empty if nobody does."""
+    """Who refuses: `parse`, or `podman`, which stands for every engine that runs Pods; empty if nobody does."""
     refusals: tuple[Finding, ...] = ()
     """All of them, by line: of `parse`'s reason and place, or an engine's issues of severity ERROR."""
     warnings: tuple[Finding, ...] = ()
@@ -82,6 +83,8 @@ class Case:
     title: str
     """What it shows, in a sentence or two."""
     verdict: Verdict
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """Of engines that judge otherwise, by their ids."""
     verdict_with_host_access: Verdict | None = None
     """On a node whose policy lets workloads at the machine, where that differs."""
     checks: tuple[Check, ...] = ()
@@ -94,6 +97,10 @@ class Case:
     def name(self) -> str:
         """Folder and file, for the ids of tests."""
         return self.path.relative_to(ROOT).as_posix()
+
+    def verdict_of(self, engine: str) -> Verdict:
+        """What this engine makes of it."""
+        return self.verdicts.get(engine, self.verdict)
 
 
 def load(folder: str, where: Callable[[Case], bool] = lambda case: True) -> list[Case]:
@@ -135,6 +142,7 @@ def _case(path: Path, text: str, header: Iterable[str]) -> Case:
         else:
             title.append(line)
     with_access = said[f"with {HOST_ACCESS}"]
+    others = {match[1] for line in said["expect"] if (match := _BY_ANOTHER.match(line))}
     logs: dict[str, tuple[str, ...]] = {}
     for component, line in (_groups(_PAIR, text) for text in said["logs"]):
         logs[component] = (*logs.get(component, ()), line)
@@ -142,12 +150,18 @@ def _case(path: Path, text: str, header: Iterable[str]) -> Case:
         path=path,
         text=text,
         title=" ".join(title),
-        verdict=_verdict(said["expect"]),
+        verdict=_verdict(_of_engine(said["expect"], "podman", others)),
+        verdicts={engine: _verdict(_of_engine(said["expect"], engine, {*others, "podman"})) for engine in others},
         verdict_with_host_access=_verdict(with_access) if with_access else None,
         checks=tuple(_check(line) for line in said["shows"]),
         logs=logs,
         exits={component: int(code) for component, code in (_groups(_PAIR, text) for text in said["exits"])},
     )
+
+
+def _of_engine(lines: Iterable[str], engine: str, others: Collection[str]) -> list[str]:
+    """The lines that are not another engine's."""
+    return [line for line in lines if not any(f" by {other} " in line for other in others if other != engine)]
 
 
 def _verdict(lines: Sequence[str]) -> Verdict:

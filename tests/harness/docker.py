@@ -188,6 +188,17 @@ class DockerMachine:
                     found.append(sdk.inspect_container(each["Id"]))
         return found
 
+    def inside(self, container: str, command: str) -> str:
+        """What a shell command prints in a container; what went wrong where it cannot be run."""
+        from docker.errors import APIError
+
+        with self.sdk() as sdk:
+            try:
+                made = sdk.exec_create(container, ["sh", "-c", command])
+                return bytes(sdk.exec_start(made["Id"])).decode()
+            except APIError as error:
+                return str(error)
+
     def objects(self) -> set[str]:
         """All there is, images left out."""
         with self.sdk() as sdk:
@@ -216,7 +227,8 @@ class DockerMachine:
     def machine(self, **fields: Any) -> Machine:
         """Where everything is for one more engine; `fields` are those of `Machine`."""
         self._engines += 1
-        return replace(Machine(socket=self.socket, run_dir=self.directory / f"e{self._engines}"), **fields)
+        home = self.directory / f"e{self._engines}"
+        return replace(Machine(socket=self.socket, run_dir=home, data_dir=home / "data"), **fields)
 
     def engine(self, node_id: str, *, policy: NodePolicy | None = None, **fields: Any) -> DockerEngine:
         """An engine for `async with`."""

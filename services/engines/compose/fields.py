@@ -27,6 +27,7 @@ from services.engines.compose.policy import (
     Silent,
 )
 from services.engines.engine import Issue, Severity
+from services.engines.pods.labels import LABEL_POD
 from services.manifests import Document, Path, violation
 from services.manifests.lookup import mapping_at, mappings_in
 
@@ -106,6 +107,7 @@ class _Checker:
             "capabilities": self._capabilities,
             "extends": self._extends,
             "files": self._files,
+            "labels": self._labels,
             "mount": self._mount,
             "network_mode": self._network_mode,
             "security_options": self._security_options,
@@ -162,6 +164,14 @@ class _Checker:
                 yield Finding(path, f"{message}, which this node's policy does not grant", HOST_ACCESS_DENIED)
 
     # What a value alone does not tell
+
+    def _labels(self, path: Path, value: Any) -> Iterator[Finding]:
+        """What would be taken for a part of a Pod would be left to run by who looks for projects."""
+        entries = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        for key, entry in entries:
+            name = key if isinstance(value, dict) else str(entry).partition("=")[0]
+            if name == LABEL_POD:
+                yield Finding((*path, key), f"{name} is the label by which a node knows its Pods", FORBIDDEN_FIELD)
 
     def _capabilities(self, path: Path, value: Any) -> Iterator[Finding]:
         for index, name in enumerate(value if isinstance(value, list) else ()):

@@ -188,7 +188,7 @@ SERVICE: Tree = {
     "init": _YES,
     "ipc": _OTHER_SPACE,
     "label_file": Judged("files"),
-    "labels": _YES,
+    "labels": Judged("labels"),
     "links": _YES,
     "logging": _LOGGING,
     "mac_address": _YES,
@@ -255,7 +255,7 @@ NETWORK: Tree = {
     "external": Only((False,), _SHARED),
     "internal": _YES,
     "ipam": _YES,
-    "labels": _YES,
+    "labels": Judged("labels"),
     "name": _SHARED,
 }
 VOLUME: Tree = {

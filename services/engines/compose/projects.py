@@ -16,7 +16,7 @@ from services.engines.compose.update import effect, keeping
 from services.engines.docker_api import exec as commands
 from services.engines.docker_api import stats
 from services.engines.docker_api.api import Docker, Inspected, Labels
-from services.engines.docker_api.logs import Logs, select
+from services.engines.docker_api.logs import Logs
 from services.engines.docker_api.teardown import Teardown, longest_grace, runs
 from services.engines.engine import (
     Capability,
@@ -34,7 +34,7 @@ from services.engines.engine import (
     Spec,
 )
 from services.engines.export import export
-from services.engines.inside import pick
+from services.engines.inside import pick, select
 from services.engines.parts import Part
 from services.engines.pods.labels import LABEL_POD
 from services.engines.streams import closed_after

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.engines.engine import Config
+from services.engines.pods.labels import LABEL_POD
 from services.identity import LABEL_MANIFEST_HASH, Ownership
 from services.manifests.resources import Limits
 
@@ -73,7 +74,10 @@ class Stamp:
 
     def _labels(self, item: Mapping[str, Any], known: str | None) -> dict[str, str]:
         own = self.ownership.labels()
-        return {**_labels(item), **own, LABEL_MANIFEST_HASH: known or own[LABEL_MANIFEST_HASH]}
+        given = {
+            key: value for key, value in _labels(item).items() if key != LABEL_POD
+        }  # it would be taken for a Pod's
+        return {**given, **own, LABEL_MANIFEST_HASH: known or own[LABEL_MANIFEST_HASH]}
 
     def _environment(self, service: Mapping[str, Any]) -> dict[str, str]:
         """What Compose found no value for is not set: it must not find one in its own environment."""

@@ -13,6 +13,8 @@ from services.engines.compose.stamp import LogCap
 from services.engines.docker.engine import DockerEngine, Machine
 from services.engines.docker.settings import DockerSettings
 from services.engines.engine import Engine
+from services.engines.pods.acts import SupervisorLimits
+from services.engines.restarts import BackOff
 from services.engines.service import Program, run_engine
 from services.errors import FailedPrecondition
 from services.rpc.process import run
@@ -35,11 +37,17 @@ def make_engine(settings: DockerSettings, node_id: str, env: Mapping[str, str]) 
     machine = Machine(
         socket=Path(settings.docker_socket) if settings.docker_socket else named_socket(env),
         run_dir=Path(settings.run_dir),
+        data_dir=Path(settings.data_dir),
         compose=settings.places,
         logins=settings.logins,
         policy=settings.file_policy,
         log_cap=LogCap(max_size=settings.log_max_size, max_files=settings.log_max_files),
         times=settings.times,
+        init_timeout=settings.init_timeout,
+        pause_image=settings.pause_image,
+        supervisor=SupervisorLimits(
+            back_off=BackOff(base=settings.restart_back_off, cap=settings.restart_back_off_max)
+        ),
     )
     return DockerEngine(node_id=node_id, machine=machine, clock=time.time)
 

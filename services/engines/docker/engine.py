@@ -1,4 +1,4 @@
-"""The docker engine: Compose projects on docker."""
+"""The docker engine: Compose projects and Kubernetes Pods on docker."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from services.engines.compose.files import ComposeFiles
 from services.engines.compose.projects import Projects
 from services.engines.compose.runner import Runner, Times
 from services.engines.compose.stamp import LogCap
+from services.engines.docker.pods.part import DockerPods, PodSettings
 from services.engines.docker.probe import Probe
 from services.engines.docker_api.api import Deadlines, Docker
 from services.engines.engine import Health, Info
 from services.engines.parts import EngineOfParts
+from services.engines.pods.acts import SupervisorLimits
+from services.engines.pods.fields import NodePolicy as PodPolicy
 from services.manifests import Format
 
 
@@ -29,6 +32,8 @@ class Machine:
     """docker's API socket."""
     run_dir: Path
     """Made when it is not there."""
+    data_dir: Path
+    """What must be remembered of pods."""
     compose: Places = field(default_factory=Places)
     logins: Path | None = None
     """A directory with docker's config.json."""
@@ -36,6 +41,11 @@ class Machine:
     log_cap: LogCap = field(default_factory=LogCap)
     times: Times = field(default_factory=Times)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    init_timeout: float = 600.0
+    """Seconds that an init container may take."""
+    pause_image: str = ""
+    """What holds a pod's network; empty: our own."""
+    supervisor: SupervisorLimits = field(default_factory=SupervisorLimits)
 
     @property
     def workdir(self) -> Path:
@@ -44,7 +54,7 @@ class Machine:
 
 
 class DockerEngine(EngineOfParts):
-    """Compose projects on docker; see `Engine` for what each method promises."""
+    """Compose projects and Pods on docker; see `Engine` for what each method promises."""
 
     def __init__(self, *, node_id: str, machine: Machine, clock: Callable[[], float]) -> None:
         """`clock` gives seconds since 1970."""
@@ -66,7 +76,17 @@ class DockerEngine(EngineOfParts):
             files=ComposeFiles(runner=runner, policy=machine.policy, log_cap=machine.log_cap),
             clock=clock,
         )
-        super().__init__(node_id=node_id, parts={Format.COMPOSE: projects})
+        settings = PodSettings(
+            data_dir=machine.data_dir,
+            policy=PodPolicy(host_access=machine.policy.host_access),
+            log_cap=machine.log_cap,
+            pull_timeout=machine.times.pull,
+            init_timeout=machine.init_timeout,
+            pause_image=machine.pause_image,
+            supervisor=machine.supervisor,
+        )
+        pods = DockerPods(node_id=node_id, docker=docker, settings=settings, clock=clock)
+        super().__init__(node_id=node_id, parts={Format.COMPOSE: projects, Format.KUBERNETES: pods})
 
     async def __aenter__(self) -> Self:
         await self._docker.__aenter__()

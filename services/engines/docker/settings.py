@@ -10,7 +10,7 @@ from services.settings import data_home, run_home
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerSettings(ComposeSettings):
-    """Runs the docker engine: Compose files on docker."""
+    """Runs the docker engine: Compose files and Kubernetes Pods on docker."""
 
     listen: str = field(default_factory=lambda: f"unix:{run_home()}/docker.sock")
     data_dir: str = field(default_factory=lambda: f"{data_home()}/engines/docker")
@@ -23,7 +23,23 @@ class DockerSettings(ComposeSettings):
     log_max_files: int = 3
     """How many such files are kept of a container."""
 
+    init_timeout: float = 600.0
+    """Seconds that an init container of a Pod may take."""
+    pause_image: str = ""
+    """What holds the network of a Pod, an image that docker has and whose program sleeps for ever; empty: one that the
+    engine makes, which takes no registry."""
+    restart_back_off: float = 10.0
+    """Seconds that the second restart of a Pod's container waits; each one after it twice as long."""
+    restart_back_off_max: float = 300.0
+    """Seconds that a restart waits at most."""
+
     def __post_init__(self) -> None:
         ComposeSettings.__post_init__(self)
-        if self.log_max_files <= 0:
-            raise ValueError(f"log_max_files must be more than 0, not {self.log_max_files}")
+        if not 0 < self.restart_back_off <= self.restart_back_off_max:
+            raise ValueError(
+                f"restart_back_off must be more than 0 seconds and at most restart_back_off_max, not "
+                f"{self.restart_back_off:g}"
+            )
+        for name in ("init_timeout", "log_max_files"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name):g}")

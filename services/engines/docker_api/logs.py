@@ -173,11 +173,6 @@ class Logs:
         )
 
 
-def select(components: Iterable[Component], wanted: str) -> list[Component]:
-    """The components with this id or display name; all of them for an empty one."""
-    return [component for component in components if wanted in ("", component.component_id, component.display_name)]
-
-
 def _cut(lines: deque[LogLine]) -> Iterable[Batch]:
     while lines:
         yield tuple(lines.popleft() for _ in range(min(_BATCH_LINES, len(lines))))

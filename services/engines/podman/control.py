@@ -12,7 +12,6 @@ from services.engines.podman.containers import Containers
 from services.engines.podman.http import Refusal
 from services.engines.podman.teardown import Teardown
 from services.engines.pods import classify
-from services.errors import NotFound
 
 _POLL_SECONDS = 0.08
 _RUNS = frozenset({WorkloadState.RUNNING, WorkloadState.STARTING, WorkloadState.DEGRADED})
@@ -70,10 +69,3 @@ class Control:
             await self._containers.start(container)
         except Refusal as refusal:
             raise classify.start_error([refusal.text], workload_id=self._workload_id, backend="podman") from refusal
-
-
-def absent(workload_id: str) -> NotFound:
-    """Podman has nothing of it."""
-    return NotFound(
-        f"podman has no workload {workload_id}", reason="WORKLOAD_NOT_FOUND", metadata={"workload_id": workload_id}
-    )

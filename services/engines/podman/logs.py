@@ -260,11 +260,6 @@ class Logs:
         )
 
 
-def select(components: Iterable[Component], wanted: str) -> list[Component]:
-    """The components with this id or display name; all of them for an empty one."""
-    return [component for component in components if wanted in ("", component.component_id, component.display_name)]
-
-
 def kept(inspection: Mapping[str, Any]) -> dict[str, Any]:
     """What of an inspection, beside its State, must be at hand to read a log."""
     return {"HostConfig": {"LogConfig": (inspection.get("HostConfig") or {}).get("LogConfig") or {}}}

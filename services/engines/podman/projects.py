@@ -40,7 +40,7 @@ from services.engines.engine import (
     Spec,
     WorkloadState,
 )
-from services.engines.inside import pick
+from services.engines.inside import pick, select
 from services.engines.podman import exec as commands
 from services.engines.podman import logs, shelf
 from services.engines.podman import stats as counters
@@ -294,7 +294,7 @@ class PodmanProjects(Projects):
 
     async def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """See `Logs`."""
-        components = logs.select(await self._there(workload_id), query.component_id)
+        components = select(await self._there(workload_id), query.component_id)
         if query.component_id and not components:
             raise self._absent("component", query.component_id, workload_id)
         reader = logs.Logs(podman=self._podman, components=components, query=query, clock=self._clock)

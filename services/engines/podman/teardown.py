@@ -11,7 +11,6 @@ empty. So the conmons are waited for first; see `conmons`.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,16 +22,15 @@ from services.engines.podman.http import Refusal
 from services.engines.podman.objects import Objects
 from services.engines.pods.hooks import Hooks, kept
 from services.engines.pods.labels import LABEL_GRACE
+from services.engines.pods.stopping import Stopper
 from services.engines.pods.volumes import CLAIM, LABEL_VOLUME
 from services.engines.pods.workload import DEFAULT_GRACE_SECONDS
-from services.errors import BeemeshError, DeadlineExceeded
+from services.errors import DeadlineExceeded
 from services.telemetry import Log
 
 _POLL_SECONDS = 0.08
 _LATE_SECONDS = 2.0
 """After the grace period, for podman's own KILL."""
-_AFTER_HOOK_SECONDS = 2
-"""What a container has after a preStop hook that took all the time, as in Kubernetes."""
 _KILL_SECONDS = 5.0
 """How long a killed container may take to be gone before removal is tried all the same."""
 _STOPPABLE = frozenset({"running", "paused"})
@@ -45,6 +43,20 @@ Listed = Mapping[str, Any]
 log = Log(__name__)
 
 
+def stopper(podman: Podman) -> Stopper:
+    """Ends single containers."""
+
+    async def stop(container: str, seconds: int) -> None:
+        await podman.stop(container, seconds=seconds)
+
+    return Stopper(hooks=Hooks(Dialer(podman)), kept=lambda container: hooks_of(podman, container), stop=stop)
+
+
+async def hooks_of(podman: Podman, container: str) -> Mapping[str, Any]:
+    """A container's hooks as they were kept; raises Refusal."""
+    return kept((await podman.inspect(container)).get("Config", {}).get("Annotations"))
+
+
 class Teardown:
     """The end of all pods that carry `labels`."""
 
@@ -52,9 +64,7 @@ class Teardown:
         self._podman = podman
         self._labels = labels
         self._objects = Objects(podman.socket, deadlines=podman.deadlines)
-        self._hooks = Hooks(Dialer(podman))
-        self._hooked: set[str] = set()
-        """Containers whose preStop hook has run."""
+        self._stopper = stopper(podman)
 
     async def run(self, *, grace_seconds: float | None, force: bool, remove_volumes: bool = False) -> None:
         """Until podman has confirmed that nothing is left; raises DeadlineExceeded when something stays.
@@ -113,35 +123,8 @@ class Teardown:
                 for container, state in states.items():
                     idle = container not in stops or stops[container].done()
                     if state in _STOPPABLE and idle and left > 0:
-                        stops[container] = start(self._stop_one(container, end))
+                        stops[container] = start(self._stopper.tried(container, seconds=end - loop.time()))
                 await asyncio.sleep(_POLL_SECONDS)
-
-    async def stop_container(self, container: str, *, seconds: float) -> None:
-        """Run its preStop hook, then stop it, all within so many seconds. Raises Refusal and BeemeshError."""
-        end = asyncio.get_running_loop().time() + seconds
-        least = _AFTER_HOOK_SECONDS if await self._pre_stop(container, seconds) else 1
-        left = end - asyncio.get_running_loop().time()
-        await self._podman.stop(container, seconds=max(least, math.ceil(left)))
-
-    async def _stop_one(self, container: str, end: float) -> None:
-        try:
-            await self.stop_container(container, seconds=end - asyncio.get_running_loop().time())
-        except (Refusal, BeemeshError) as error:  # it will be killed; and if podman is gone, the listing says so
-            log.debug("stop_failed", container=container, why=error)
-
-    async def _pre_stop(self, container: str, seconds: float) -> bool:
-        """Run its hook, if it has one and it has not run yet; whether it did."""
-        if container in self._hooked:
-            return False
-        self._hooked.add(container)
-        found = await self._podman.inspect(container)
-        manifest = kept(found.get("Config", {}).get("Annotations"))
-        if not (manifest.get("lifecycle") or {}).get("preStop"):
-            return False
-        finding = await self._hooks.run(container, manifest, "preStop", timeout=max(1.0, seconds))
-        if not finding.ok:  # as in Kubernetes the container is stopped all the same
-            log.warning("pre_stop_failed", container=container, why=finding.message)
-        return True
 
     async def _kill(self) -> None:
         """Kill what is left, infra containers too, and wait until all have exited."""

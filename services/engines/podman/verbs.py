@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import TypeVar
 
 from services.engines.engine import (
-    Capability,
     Component,
     ComponentStats,
     ExecOrder,
@@ -20,49 +19,29 @@ from services.engines.engine import (
 )
 from services.engines.export import export
 from services.engines.inside import pick
-from services.engines.parts import Part
 from services.engines.podman import exec as commands
 from services.engines.podman import stats as counters
 from services.engines.podman.api import Podman
 from services.engines.podman.containers import Containers
-from services.engines.podman.control import Control, absent
+from services.engines.podman.control import Control
 from services.engines.podman.export import live_facts
 from services.engines.podman.http import UnixHttp
 from services.engines.podman.images import PodmanImages
 from services.engines.podman.service import PodmanService
+from services.engines.pods.part import PodsPart
 
 T = TypeVar("T")
-
-VERBS = frozenset(
-    {
-        Capability.EXEC,
-        Capability.STATS,
-        Capability.STOP_START,
-        Capability.RESTART,
-        Capability.EXPORT,
-        Capability.UPDATE_IN_PLACE,
-    }
-)
-"""The capabilities that `Verbs` brings."""
 
 _CALLS = 64
 """Starts, signals and commands at a time; apart from the lists, which they must not hold up."""
 
 
-class Verbs(Part):
+class Verbs(PodsPart):
     """What `PodmanPods` inherits."""
 
     _service: PodmanService
     _podman: Podman
     _images: PodmanImages
-
-    @abstractmethod
-    def _labels(self, workload_id: str) -> Mapping[str, str]:
-        """The labels of the workload's objects."""
-
-    @abstractmethod
-    async def _asking(self, answer: Awaitable[T]) -> T:
-        """The answer; a Refusal as Internal."""
 
     @abstractmethod
     async def _backend_version(self) -> tuple[int, ...]:
@@ -74,15 +53,15 @@ class Verbs(Part):
         http = UnixHttp(self._service.socket, concurrency=_CALLS)
         return Containers(http, read=deadlines.read, change=deadlines.change)
 
-    async def stop(self, workload_id: str, *, grace_seconds: float | None, signal: str = "") -> None:
+    async def _stop(
+        self, workload_id: str, there: Sequence[Component], *, grace_seconds: float | None, signal: str
+    ) -> None:
         """See `Control.stop`."""
-        found = await self._there(workload_id)
-        stopping = self._control(workload_id).stop(found, grace_seconds=grace_seconds, signal=signal)
-        await self._asking(stopping)
+        await self._control(workload_id).stop(there, grace_seconds=grace_seconds, signal=signal)
 
-    async def start(self, workload_id: str) -> None:
+    async def _start(self, workload_id: str, there: Sequence[Component]) -> None:
         """See `Control.start`."""
-        await self._asking(self._control(workload_id).start(await self._there(workload_id)))
+        await self._control(workload_id).start(there)
 
     @asynccontextmanager
     async def exec(self, workload_id: str, order: ExecOrder) -> AsyncIterator[ExecSession]:
@@ -101,13 +80,6 @@ class Verbs(Part):
         """What was asked for, with the images that run."""
         components = observation.components if observation else ()
         return export(spec, observation, await self._asking(live_facts(self._podman, self._images, components)))
-
-    async def _there(self, workload_id: str) -> Sequence[Component]:
-        """Its components; raises NotFound(WORKLOAD_NOT_FOUND)."""
-        found = await self.observe_one(workload_id)
-        if found is None:
-            raise absent(workload_id)
-        return found.components
 
     def _control(self, workload_id: str) -> Control:
         return Control(

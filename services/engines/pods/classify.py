@@ -72,8 +72,8 @@ START_RULES: Sequence[Rule] = (
     *_ROOM,
     _rule(
         r"executable file not found|attempted to invoke a command that was not found|OCI permission denied"
-        r"|exec format error|workdir .* does not exist|OCI runtime create failed|unable to find (user|group)"
-        r"|no matching entries in passwd file",
+        r"|exec format error|workdir .* does not exist|(stat|exec|chdir to cwd) .*: no such file or directory: unknown"
+        r"|exec: .*: permission denied: unknown",
         FailedPrecondition,
         "START_FAILED",
         "command, args and workingDir must exist in the image, and the command must be executable",
@@ -83,6 +83,12 @@ START_RULES: Sequence[Rule] = (
         FailedPrecondition,
         "START_FAILED",
         "a path of the machine that is to be mounted must be there",
+    ),
+    _rule(
+        r"OCI runtime create failed|unable to find (user|group)|no matching entries in passwd file",
+        FailedPrecondition,
+        "START_FAILED",
+        "the runtime cannot make the container as its manifest has it on this machine",
     ),
     _rule(
         r"(pod|name .*) (already exists|is in use)|is already in use",

@@ -21,6 +21,10 @@ from services.engines.pods.report import Facts, report
 from services.engines.pods.restarter import Restarter
 from services.engines.pods.supervision import Sighting
 from services.engines.pods.wards import Ward, Wards
+from services.engines.probes import Restart as Unhealthy
+
+NETWORK_LOST = Unhealthy(reason="PodNetworkLost", message="what held its pod's network has ended", grace_seconds=None)
+"""Why a container is stopped that is `cut_off`."""
 
 
 class Supervisor:
@@ -126,6 +130,14 @@ class Supervisor:
         self._released |= set(containers)
         for container_id in containers:
             self._drop(container_id)
+
+    def cut_off(self, container_id: str) -> None:
+        """It runs, and has lost its pod's network: it is stopped as one that is not healthy, and its policy decides."""
+        ward = self._wards.get(container_id)
+        if self._closed or ward is None or self._wards.is_down(ward.seen.workload_id):
+            return
+        if ward.stopping is None or ward.stopping.done():
+            self.probing.on_unhealthy(container_id, NETWORK_LOST)
 
     def see(self, sightings: Iterable[Sighting], *, began: float, whole: bool) -> None:
         """The backend was read; `began` is the event loop's time before that, `whole` that all workloads were read."""

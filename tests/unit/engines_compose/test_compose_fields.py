@@ -64,6 +64,21 @@ NEVER = {
         "services.web.provider",
         "FORBIDDEN_FIELD",
     ),
+    "a service that poses as a Pod's": (
+        "    labels: {beemesh.io/pod: web-0}\n",
+        'services.web.labels["beemesh.io/pod"]',
+        "FORBIDDEN_FIELD",
+    ),
+    "a service that poses as a Pod's, in a list": (
+        "    labels: [beemesh.io/pod=web-0]\n",
+        "services.web.labels[0]",
+        "FORBIDDEN_FIELD",
+    ),
+    "a network that poses as a Pod's": (
+        "networks: {n: {labels: {beemesh.io/pod: web-0}}}\n",
+        'networks.n.labels["beemesh.io/pod"]',
+        "FORBIDDEN_FIELD",
+    ),
     "a model": ("    models: [llm]\n", "services.web.models", "FORBIDDEN_FIELD"),
     "another file to extend": (
         "    extends: {file: /etc/x.yaml, service: web}\n",

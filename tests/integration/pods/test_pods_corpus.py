@@ -1,4 +1,4 @@
-"""The corpus on a real podman: what should run runs and shows what it says, what should fail fails, nothing is left."""
+"""The corpus on every backend of Pods: what should run runs as it says, what should fail fails, nothing is left."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from functools import partial
 
 import pytest
 
-from services.engines.engine import Config, Issue, LogQuery, Observation, Role, Severity, Spec, WorkloadState
-from services.engines.podman.engine import PodmanEngine
-from services.engines.podman.honours import HONOURS
+from services.engines.engine import Config, Engine, Issue, LogQuery, Observation, Role, Severity, Spec, WorkloadState
 from services.engines.pods.fields import NodePolicy, check
-from services.errors import BeemeshError
+from services.engines.pods.policy import Honours
+from services.errors import BeemeshError, Unavailable
 from services.identity import Ownership, workload_id
 from services.manifests import parse
 from tests import corpus
 from tests.corpus import Case, Finding, Outcome, Verdict
-from tests.harness.podman import PodmanMachine
-from tests.integration.podman.workloads import answering, read, texts
+from tests.integration.pods.machine import DockerPodMachine, PodMachine, PodmanPodMachine
 
-pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 
 _SECONDS = 20.0
+HONOURS = (DockerPodMachine.honours, PodmanPodMachine.honours)
 
 
 def _read(case: Case) -> bool:
@@ -46,32 +45,36 @@ def names(cases: Sequence[Case]) -> list[str]:
 
 
 @pytest.mark.parametrize("case", READ, ids=names(READ))
-def test_the_check_says_what_the_corpus_says(case: Case) -> None:
+@pytest.mark.parametrize("honours", HONOURS, ids=lambda honours: honours.engine)
+def test_the_check_says_what_the_corpus_says(honours: Honours, case: Case) -> None:
     """The check finds exactly the refusals and warnings that the case expects, with path and line."""
-    issues = check(parse(case.text), Config(), HONOURS)
-    assert _told(issues, Severity.ERROR) == _of(case.verdict.refusals, case.verdict)
-    assert _told(issues, Severity.WARNING) == list(case.verdict.warnings)
+    verdict = case.verdict_of(honours.engine)
+    issues = check(parse(case.text), Config(), honours)
+    assert _told(issues, Severity.ERROR) == _of(verdict.refusals, verdict)
+    assert _told(issues, Severity.WARNING) == list(verdict.warnings)
 
 
 @pytest.mark.parametrize("case", WITH_ACCESS, ids=names(WITH_ACCESS))
-async def test_a_node_may_grant_host_access(machine: PodmanMachine, node_id: str, case: Case) -> None:
+async def test_a_node_may_grant_host_access(machine: PodMachine, node_id: str, case: Case) -> None:
     """What reaches for the machine passes the check of a node that grants it, and runs."""
     policy = NodePolicy(host_access=True)
-    assert check(parse(case.text), Config(), HONOURS, policy) == []
+    assert check(parse(case.text), Config(), machine.honours, policy) == []
+    if "privileged: true" in case.text and not machine.has_privileged:
+        pytest.skip("docker gives a privileged container every capability, and root lacks some on this machine")
     await _run(machine, node_id, case)
 
 
 @pytest.mark.parametrize("case", STARTED, ids=names(STARTED))
-async def test_the_corpus_runs_as_it_says(machine: PodmanMachine, node_id: str, case: Case) -> None:
+async def test_the_corpus_runs_as_it_says(machine: PodMachine, node_id: str, case: Case) -> None:
     """What should run shows, logs and ends as the case says; what should fail fails so; and nothing is left."""
     await _run(machine, node_id, case)
 
 
-async def _run(machine: PodmanMachine, node_id: str, case: Case) -> None:
+async def _run(machine: PodMachine, node_id: str, case: Case) -> None:
     before = machine.objects()
     spec = _spec(node_id, case)
     async with machine.engine(node_id) as engine:
-        await answering(engine)
+        await _answering(engine)
         try:
             if case.verdict.outcome is Outcome.FAILS:
                 with pytest.raises(BeemeshError) as caught:
@@ -86,7 +89,7 @@ async def _run(machine: PodmanMachine, node_id: str, case: Case) -> None:
     assert machine.objects() == before
 
 
-async def _shows(machine: PodmanMachine, engine: PodmanEngine, workload: str, case: Case) -> None:
+async def _shows(machine: PodMachine, engine: Engine, workload: str, case: Case) -> None:
     found = await engine.observe_one(workload)
     for expected in case.checks:
         assert found is not None
@@ -101,34 +104,42 @@ async def _shows(machine: PodmanMachine, engine: PodmanEngine, workload: str, ca
     if found is not None and not case.exits:
         found = await engine.observe_one(workload)
         assert found is not None
-        wanted = {WorkloadState.RUNNING} if not case.logs else {WorkloadState.RUNNING, WorkloadState.SUCCEEDED}
+        ends = {WorkloadState.SUCCEEDED, WorkloadState.STARTING}  # over, or between two runs
+        wanted = {WorkloadState.RUNNING, *(ends if case.logs else ())}
         assert {part.state for part in found.components if part.role is Role.MAIN} <= wanted
 
 
-async def _printed(machine: PodmanMachine, container: str, command: str, expected: str) -> None:
+async def _printed(machine: PodMachine, container: str, command: str, expected: str) -> None:
     """A container may take a moment to be as it says."""
     deadline = time.monotonic() + _SECONDS / 2
     while True:
-        said = await asyncio.to_thread(_exec, machine, container, command)
+        said = await asyncio.to_thread(machine.inside, container, f"{command}\ntrue")
         if said.rstrip() == expected.rstrip():
             return
         assert time.monotonic() < deadline, f"{command}: {said!r}, expected {expected!r}"
         await asyncio.sleep(0.2)
 
 
-def _exec(machine: PodmanMachine, container: str, command: str) -> str:
-    try:
-        return machine.podman("exec", container, "sh", "-c", f"{command}\ntrue")
-    except RuntimeError as error:
-        return str(error)
+async def _answering(engine: Engine) -> None:
+    """Wait until the backend can be asked."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            await engine.observe()
+        except Unavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
-async def _logged(engine: PodmanEngine, workload: str, component: str, lines: Iterable[str]) -> bool:
-    said = texts(await read(engine, workload, LogQuery(component_id=component)))
+async def _logged(engine: Engine, workload: str, component: str, lines: Iterable[str]) -> bool:
+    query = LogQuery(component_id=component)
+    said = [line.text async for batch in engine.logs(workload, query) for line in batch]
     return all(line in said for line in lines)
 
 
-async def _exited(engine: PodmanEngine, workload: str, component: str, code: int) -> bool:
+async def _exited(engine: Engine, workload: str, component: str, code: int) -> bool:
     found: Observation | None = await engine.observe_one(workload)
     assert found is not None
     ends = [part.exit_status for part in found.components if part.display_name == component]
