@@ -51,6 +51,7 @@ class DockerHarness:
 
     formats: tuple[Format, ...] = (Format.COMPOSE, Format.KUBERNETES)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = DockerMachine()
@@ -62,6 +63,10 @@ class DockerHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

@@ -36,6 +36,7 @@ class PodmanHarness:
 
     formats: tuple[Format, ...] = (Format.KUBERNETES,)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = PodmanMachine()
@@ -47,6 +48,10 @@ class PodmanHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A
