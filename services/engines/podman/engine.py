@@ -10,7 +10,7 @@ from typing import Self
 
 from services.engines.engine import Health, Info, Resources
 from services.engines.parts import EngineOfParts
-from services.engines.podman import shelf, version
+from services.engines.podman import shelf
 from services.engines.podman.api import Deadlines
 from services.engines.podman.pods import PodmanPods
 from services.engines.podman.probe import Probe
@@ -60,7 +60,7 @@ class PodmanEngine(EngineOfParts):
             node_id=node_id,
             service=service,
             setup=compose or ComposeSetup(),
-            version=lambda: version.parse(self._probe.version),
+            probe=self._probe,
             clock=clock,
             log_bytes=log_bytes,
         )

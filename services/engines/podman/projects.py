@@ -42,17 +42,18 @@ from services.engines.engine import (
 )
 from services.engines.inside import pick, select
 from services.engines.podman import exec as commands
-from services.engines.podman import logs, shelf
+from services.engines.podman import logs, shelf, version
 from services.engines.podman import stats as counters
 from services.engines.podman.api import Podman
 from services.engines.podman.checks import Checks
-from services.engines.podman.compose_rules import RULES, Adjustment, orders_of
+from services.engines.podman.compose_rules import RULES, Adjustment, lacking, orders_of
 from services.engines.podman.containers import Containers
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
+from services.engines.podman.probe import Probe
 from services.engines.podman.service import PodmanService
 from services.engines.podman.translator import Translator
 from services.engines.pods.acts import Acts, SupervisorLimits
@@ -95,13 +96,16 @@ class PodmanProjects(Projects):
         node_id: str,
         service: PodmanService,
         setup: ComposeSetup,
-        version: Callable[[], tuple[int, ...]],
+        probe: Probe,
         clock: Callable[[], float],
         log_bytes: int,
     ) -> None:
-        """`service` is open while this is; `version` is podman's; a container's log takes `log_bytes` at most."""
+        """`service` is open while this is; `probe` knows podman's version and what its user may do.
+
+        A container's log takes `log_bytes` at most.
+        """
         self._service = service
-        self._version = version
+        self._probe = probe
         self._translator = Translator(service.run_dir / "compose.sock", upstream=lambda: service.socket)
         workdir = service.run_dir / "compose-empty"
         self.finder = Finder(setup.places, workdir=workdir)
@@ -182,7 +186,9 @@ class PodmanProjects(Projects):
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """The same as on docker, what podman does otherwise, and whether there is a Compose at all."""
-        issues = list(super().check(manifest, config))
+        document = manifest.primary
+        lacks = lacking(document.body, self._probe.ability) if self._probe.ability.rootless else ()
+        issues = [*super().check(manifest, config), *(finding.issue(document) for finding in lacks)]
         if self.compose_fault is not None:
             fault = self.compose_fault
             issues.append(
@@ -290,7 +296,9 @@ class PodmanProjects(Projects):
     async def stats(self, workload_id: str) -> Sequence[ComponentStats]:
         """See `stats.sample`."""
         running = [each.component_id for each in await self._there(workload_id)]
-        return await self._asking(counters.sample(self._containers, running, backend_version=self._version()))
+        return await self._asking(
+            counters.sample(self._containers, running, backend_version=version.parse(self._probe.version))
+        )
 
     async def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """See `Logs`."""
