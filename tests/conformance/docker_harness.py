@@ -96,3 +96,7 @@ class DockerHarness:
     def _write(format_: Format, name: str, word: str) -> str:
         text = _POD if format_ is Format.KUBERNETES else COMPOSE
         return text.format(name=name, image=IMAGE, word=word)
+
+    def objects(self) -> set[str]:
+        """See `EngineHarness.objects`."""
+        return self._machine.objects()

@@ -43,3 +43,6 @@ class EngineHarness(Protocol):
 
     def changed(self, format_: Format, name: str) -> str:
         """The same workload with other content."""
+
+    def objects(self) -> set[str]:
+        """All that is in the backend, images left out; empty where the engine has no backend but itself."""

@@ -80,3 +80,7 @@ class MockHarness:
     def changed(self, format_: Format, name: str) -> str:
         """Another image."""
         return _TEXTS[format_].format(name=name, tag=10)
+
+    def objects(self) -> set[str]:
+        """See `EngineHarness.objects`."""
+        return set()

@@ -76,3 +76,7 @@ class PodmanHarness:
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
         return _TEXTS[format_].format(name=name, image=IMAGE, word="other line")
+
+    def objects(self) -> set[str]:
+        """See `EngineHarness.objects`."""
+        return self._machine.objects()

@@ -90,3 +90,7 @@ class WasmHarness:
     def changed(self, format_: Format, name: str) -> str:
         """It writes other words."""
         return _FUNCTION.format(name=name, word="other line")
+
+    def objects(self) -> set[str]:
+        """See `EngineHarness.objects`."""
+        return set()
