@@ -10,26 +10,9 @@ from services.engines.docker.engine import DockerEngine
 from services.engines.docker.settings import DockerSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
+from tests.conformance.kubernetes import COUNTING
 from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
-
-_POD = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-spec:
-  containers:
-  - name: main
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
 
 _COMPOSE = """\
 name: {name}
@@ -99,5 +82,5 @@ class DockerHarness:
 
     @staticmethod
     def _write(format_: Format, name: str, word: str) -> str:
-        text = _POD if format_ is Format.KUBERNETES else _COMPOSE
+        text = COUNTING if format_ is Format.KUBERNETES else _COMPOSE
         return text.format(name=name, image=IMAGE, word=word)

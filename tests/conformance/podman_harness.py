@@ -9,26 +9,9 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
+from tests.conformance.kubernetes import COUNTING
 from tests.harness.engines import NODE_A, EngineClient, running
 from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
-
-_POD = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-spec:
-  containers:
-  - name: main
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
 
 
 class PodmanHarness:
@@ -73,8 +56,8 @@ class PodmanHarness:
 
     def workload(self, format_: Format, name: str) -> str:
         """A pod that counts to twelve, then waits for its end."""
-        return _POD.format(name=name, image=IMAGE, word="line")
+        return COUNTING.format(name=name, image=IMAGE, word="line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return _POD.format(name=name, image=IMAGE, word="other line")
+        return COUNTING.format(name=name, image=IMAGE, word="other line")

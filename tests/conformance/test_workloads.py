@@ -12,7 +12,8 @@ from services.manifests import Format
 from tests.conformance import kubernetes
 from tests.conformance.conftest import CASES, Case
 from tests.conformance.engines import ENGINES
-from tests.conformance.workloads import SECONDS, Deployed, Example, free_port, gaps, met
+from tests.conformance.workloads import SECONDS, Deployed, Example, gaps, met
+from tests.harness.ports import free_port
 
 WORKLOADS: Mapping[Format, Sequence[Example]] = {Format.KUBERNETES: kubernetes.EXAMPLES}
 
