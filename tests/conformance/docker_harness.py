@@ -10,26 +10,9 @@ from services.engines.docker.engine import DockerEngine
 from services.engines.docker.settings import DockerSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
+from tests.conformance.kubernetes import COUNTING
 from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
-
-_POD = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-spec:
-  containers:
-  - name: main
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
 
 COMPOSE = """\
 name: {name}
@@ -51,6 +34,7 @@ class DockerHarness:
 
     formats: tuple[Format, ...] = (Format.COMPOSE, Format.KUBERNETES)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = DockerMachine()
@@ -62,6 +46,10 @@ class DockerHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A
@@ -94,9 +82,5 @@ class DockerHarness:
 
     @staticmethod
     def _write(format_: Format, name: str, word: str) -> str:
-        text = _POD if format_ is Format.KUBERNETES else COMPOSE
+        text = COUNTING if format_ is Format.KUBERNETES else COMPOSE
         return text.format(name=name, image=IMAGE, word=word)
-
-    def objects(self) -> set[str]:
-        """See `EngineHarness.objects`."""
-        return self._machine.objects()

@@ -10,28 +10,11 @@ from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
 from tests.conformance.docker_harness import COMPOSE
+from tests.conformance.kubernetes import COUNTING
 from tests.harness.engines import NODE_A, EngineClient, running
 from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
 
-_POD = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: {name}
-spec:
-  containers:
-  - name: main
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
-
-_TEXTS = {Format.KUBERNETES: _POD, Format.COMPOSE: COMPOSE}
+_TEXTS = {Format.KUBERNETES: COUNTING, Format.COMPOSE: COMPOSE}
 
 
 class PodmanHarness:
@@ -39,6 +22,7 @@ class PodmanHarness:
 
     formats: tuple[Format, ...] = (Format.KUBERNETES, Format.COMPOSE)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = PodmanMachine()
@@ -50,6 +34,10 @@ class PodmanHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A
@@ -76,7 +64,3 @@ class PodmanHarness:
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
         return _TEXTS[format_].format(name=name, image=IMAGE, word="other line")
-
-    def objects(self) -> set[str]:
-        """See `EngineHarness.objects`."""
-        return self._machine.objects()

@@ -1,6 +1,6 @@
 """The same Compose files on every engine that runs them, seen from outside and from inside: they mean the same.
 
-Each is deployed, looked at, and removed without a trace. What an engine does otherwise stands in `gaps`.
+Each is deployed, looked at, and removed without a trace. What an engine does otherwise stands in `gaps/`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from beemesh.engine.v1 import workload_pb2 as wpb
 from services.manifests import Format
 from tests.conformance.conftest import get_harness
 from tests.conformance.engines import ENGINES
-from tests.conformance.gaps import known
 from tests.conformance.harness import EngineHarness
 from tests.conformance.test_inside import run
 from tests.conformance.test_lifecycle import SECONDS, get, remove
+from tests.conformance.workloads import gaps
 from tests.harness.docker import IMAGE
 from tests.harness.engines import EngineClient
 from tests.harness.processes import short_directory
@@ -326,10 +326,14 @@ async def _ready(running: Running, service: str) -> object:
     return found.ready, found.reason
 
 
+def _marks(engine: str, name: str) -> list[pytest.MarkDecorator]:
+    why = gaps(engine).get(Format.COMPOSE.value, {}).get(name)
+    gap = [pytest.mark.xfail(reason=why, strict=True)] if why else []
+    return [getattr(pytest.mark, engine), *gap]
+
+
 CASES = [
-    pytest.param(engine, name, marks=[getattr(pytest.mark, engine), *known(engine, f"compose/{name}")])
-    for engine in ("docker", "podman")
-    for name in WORKLOADS
+    pytest.param(engine, name, marks=_marks(engine, name)) for engine in ("docker", "podman") for name in WORKLOADS
 ]
 
 
