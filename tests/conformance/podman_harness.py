@@ -9,12 +9,9 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.docker_harness import COMPOSE
-from tests.conformance.kubernetes import COUNTING
+from tests.conformance.texts import written
 from tests.harness.engines import NODE_A, EngineClient, running
 from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
-
-_TEXTS = {Format.KUBERNETES: COUNTING, Format.COMPOSE: COMPOSE}
 
 
 class PodmanHarness:
@@ -59,8 +56,8 @@ class PodmanHarness:
 
     def workload(self, format_: Format, name: str) -> str:
         """A container that counts to twelve, then waits for its end."""
-        return _TEXTS[format_].format(name=name, image=IMAGE, word="line")
+        return written(format_, name, "line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return _TEXTS[format_].format(name=name, image=IMAGE, word="other line")
+        return written(format_, name, "other line")
