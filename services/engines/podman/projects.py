@@ -1,8 +1,8 @@
 """Compose projects on podman: what docker's daemon does by itself is done here, and podman's own readers are used.
 
 Podman has no daemon, so this starts again what ended, as its service says, and runs the health checks. Compose's own
-restart policies are taken off before podman sees them: podman restarts without a pause, without a back-off, and, before
-4.6, also what was stopped in just that moment.
+restart policies are taken off before podman sees them: podman restarts without a back-off, and also what was stopped
+just between two lives (4.3).
 """
 
 from __future__ import annotations
