@@ -70,6 +70,14 @@ from services.manifests import Manifest
 DOCKERS_BACK_OFF = BackOff(base=0.1, cap=60.0, forget_after=10.0)
 """As docker's daemon restarts."""
 _CALLS = 64
+_NAME_SERVERS = (
+    *(
+        Path(prefix, "podman/aardvark-dns")
+        for prefix in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
+    ),
+    *(Path(prefix, "cni/dnsname") for prefix in ("/usr/libexec", "/usr/lib", "/opt")),
+)
+"""Where podman has what answers for the names of containers."""
 _NOTHING = Finding(ok=True)
 
 
@@ -182,7 +190,10 @@ class PodmanProjects(Projects):
             self.compose_fault = error
             return {"compose": f"{error.reason}: {error.message}"}
         self.compose_fault = None
-        return {"compose_version": found.version, "compose_path": str(found.path)}
+        facts = {"compose_version": found.version, "compose_path": str(found.path)}
+        if self._service.binary is not None and not any(map(Path.exists, _NAME_SERVERS)):
+            facts["compose_names"] = "services do not find each other by name: install aardvark-dns"
+        return facts
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """The same as on docker, what podman does otherwise, and whether there is a Compose at all."""
