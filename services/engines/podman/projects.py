@@ -54,7 +54,7 @@ from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.probe import Probe
-from services.engines.podman.service import PodmanService
+from services.engines.podman.service import PodmanService, check_length
 from services.engines.podman.translator import Translator
 from services.engines.pods.acts import Acts, SupervisorLimits
 from services.engines.pods.memory import Memories
@@ -70,6 +70,8 @@ from services.manifests import Manifest
 DOCKERS_BACK_OFF = BackOff(base=0.1, cap=60.0, forget_after=10.0)
 """As docker's daemon restarts."""
 _CALLS = 64
+_FIND_SECONDS = 2.0
+"""For a Compose to say its version, where that is only to be told."""
 _NAME_SERVERS = (
     *(
         Path(prefix, "podman/aardvark-dns")
@@ -152,6 +154,7 @@ class PodmanProjects(Projects):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
+        check_length(self._translator.path)
         http = UnixHttp(self._service.socket, concurrency=_CALLS)
         self._podman = Podman(http)
         self._containers = Containers(http)
@@ -185,7 +188,10 @@ class PodmanProjects(Projects):
     async def look_for_compose(self) -> dict[str, str]:
         """Facts about Compose for the engine's health; an engine without it runs pods all the same."""
         try:
-            found = await self.finder.find()
+            async with asyncio.timeout(_FIND_SECONDS):
+                found = await self.finder.find()
+        except TimeoutError:  # it may be busy: who needs it waits longer
+            return {"compose": f"does not say its version within {_FIND_SECONDS:g} s"}
         except BeemeshError as error:
             self.compose_fault = error
             return {"compose": f"{error.reason}: {error.message}"}
