@@ -8,10 +8,8 @@ workloads with the same expectations, and adds them to `WORKLOADS`. What an engi
 from __future__ import annotations
 
 import asyncio
-import socket
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +18,7 @@ from beemesh.engine.v1 import engine_service_pb2 as pb
 from beemesh.engine.v1 import workload_pb2 as wpb
 
 from tests.harness.engines import EngineClient
+from tests.harness.ports import ask
 
 SECONDS = 30.0
 RUNNING, SUCCEEDED, FAILED, STOPPED = (
@@ -143,7 +142,7 @@ class Answers:
     async def unmet(self, of: Deployed) -> str:
         if of.port not in {port.host_port for port in (await of.get()).ports}:
             return f"port {of.port} is not told"
-        said = await asyncio.to_thread(_ask, of.port)
+        said = await asyncio.to_thread(ask, of.port)
         return "" if self.said in said else f"port {of.port} answers {said!r}"
 
 
@@ -199,20 +198,3 @@ def gaps(engine: str) -> Mapping[str, Mapping[str, str]]:
     path = _GAPS / f"{engine}.toml"
     found: Mapping[str, Mapping[str, str]] = tomllib.loads(path.read_text()) if path.exists() else {}
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("0.0.0.0", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _ask(port: int) -> str:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return b"".join(iter(lambda: connection.recv(4096), b"")).decode(errors="replace")
-    except OSError as error:
-        return str(error)

@@ -31,6 +31,7 @@ from services.identity import LABEL_WORKLOAD_ID
 from services.manifests import parse
 from tests.harness.compose import OnDocker
 from tests.harness.docker import IMAGE, DockerMachine, compose_binary
+from tests.harness.ports import ask, free_port
 from tests.harness.processes import short_directory
 from tests.harness.registry import PASSWORD, USER, Registry, skip_without_registry
 from tests.integration.compose.served import deploying, engine, state_of
@@ -85,22 +86,9 @@ def infra(docker: DockerMachine, of: Spec) -> dict[str, Any]:
     return found
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def answers(port: int) -> bool:
     """Whether a server says what it should there."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return b"here" in b"".join(iter(lambda: connection.recv(4096), b""))
-    except OSError:
-        return False
+    return "here" in ask(port)
 
 
 def compose(docker: DockerMachine, *words: str) -> str:
