@@ -12,6 +12,7 @@ READY := $(VENV)/.ready
 ENGINES ?= podman
 PYTEST_ARGS ?=
 BENCH ?=
+SOAK ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(BUILD)/bin:$(PATH)
 
 .PHONY: help setup engines tools demo image test soak bench bench-docs check gen gen-check schemas cluster-up cluster-test cluster-down fmt lint format-check types proto-lint imports clean
@@ -40,8 +41,8 @@ image: $(READY) engines ## the image that examples/ use, from this machine's bus
 test: $(READY) engines tools ## all tests; as root or in CI those on podman and docker must run (PYTEST_ARGS="-k …" chooses)
 	@scripts/test.sh $(PYTEST_ARGS)
 
-soak: $(READY) ## kill a node's services at random, 1,000 rounds of it, and compare (SEED=… ROUNDS=… SECONDS=…)
-	@$(PYTHON) -m tests.soak $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+soak: $(READY) engines ## a node's services killed at random, then ten requests at once over docker and podman (SOAK=… SEED=… ROUNDS=… SECONDS=…)
+	@$(PYTHON) -m tests.soak $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 bench: $(READY) engines ## measure, in 8 minutes on a machine that does nothing else; prints the tables of docs/performance.md (BENCH=chain: one)
 	@$(PYTHON) -m bench $(BENCH)

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import chain, choice, idle, machine, podman, pods, records, rounds, wasm
+from bench import chain, choice, docker, idle, machine, podman, pods, records, rounds, wasm
 from bench.report import Effort, Report, put
 
 BENCHES: Mapping[str, Callable[[Effort], Report]] = {
     "podman": podman.run,
+    "docker": docker.run,
     "pods": pods.run,
     "chain": chain.run,
     "records": records.run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -57,9 +57,10 @@ spec:
 
 
 @contextmanager
-def node(engines: str, *, cores: set[int] | None = None) -> Iterator[LocalNode]:
-    """A node whose engines can be used, on these cores."""
-    found = LocalNode(engines=engines, env={"BEEMESH_CPU": "100000", "BEEMESH_MEMORY": str(10**14)})
+def node(engines: str, *, cores: set[int] | None = None, env: Mapping[str, str] | None = None) -> Iterator[LocalNode]:
+    """A node whose engines can be used, on these cores; `env` is what it is told besides."""
+    room = {"BEEMESH_CPU": "100000", "BEEMESH_MEMORY": str(10**14)}
+    found = LocalNode(engines=engines, env=room | dict(env or {}))
     try:
         start(found, cores=cores)
         try:
@@ -88,10 +89,14 @@ def start(local: LocalNode, *, cores: set[int] | None = None) -> float:
 def _await_engines(client: Client) -> None:
     request = registry_pb.CheckAvailableEnginesRequest(probe=True, probe_timeout=Duration(seconds=10))
     until = time.monotonic() + CALL_SECONDS
-    while not any(client.call(client.registry.CheckAvailableEngines, request).available.values()):
+    while not _all_available(client.call(client.registry.CheckAvailableEngines, request)):
         if time.monotonic() > until:
-            raise TimeoutError("no engine of the node can be used")
+            raise TimeoutError("not every engine of the node can be used")
         time.sleep(0.05)
+
+
+def _all_available(answer: registry_pb.CheckAvailableEnginesResponse) -> bool:
+    return bool(answer.available) and all(answer.available.values())
 
 
 class Applier:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("beemesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What an example proves is not how fast the machine is."""
+settings.load_profile("beemesh")
 
 _RERUNS = 2
 _REAL = {"clients", "contract", "crash", "e2e", "integration"}

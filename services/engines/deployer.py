@@ -262,6 +262,8 @@ class Deployer:
         if record is None:
             observation = await self._backend.observe_one(workload_id)
             if observation is None:
+                if order.removal.remove_volumes:  # what an earlier removal has kept
+                    await self._backend.destroy(workload_id, order.removal)
                 self._view.remove(workload_id, reason="GONE")
                 if order.allow_missing:
                     return None

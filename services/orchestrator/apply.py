@@ -280,6 +280,7 @@ class Applier:
             revision=(last.revision + int(changed)) if last else 1,
             action=Action.REPLACE if existing is not None and existing.touched and changed else Action.CREATE,
             touched=existing.touched if existing is not None else (),
+            volumes_on=last.volumes_on if last else (),
             rollback_to=_good(existing) if request.rollback_on_failure else None,
             request_id=request.request_id,
             owner=request.owner or (existing.owner if existing is not None else ""),

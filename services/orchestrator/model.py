@@ -209,6 +209,8 @@ class Deployment:
     """The chosen engine; it sticks."""
     touched: tuple[str, ...] = ()
     """Engines that may hold a copy. Written before an engine is called; taken out only by a confirmed fence."""
+    volumes_on: tuple[str, ...] = ()
+    """Engines that it has left and that may have kept its volumes: a deletion with volumes asks them too."""
     deployed: str = ""
     """Label form of the digest that the engine gave for this wish; "" until it has taken it."""
     tried: tuple[str, ...] = ()

@@ -143,7 +143,8 @@ class Steps:
         self, record: Deployment, *, keep: str, remove_volumes: bool, force: bool
     ) -> tuple[Deployment, Failure | None]:
         failure: Failure | None = None
-        for engine_id in record.touched:
+        kept = record.volumes_on if remove_volumes else ()
+        for engine_id in dict.fromkeys((*record.touched, *kept)):
             if engine_id == keep:
                 continue
             try:
@@ -151,11 +152,7 @@ class Steps:
             except BeemeshError as error:
                 failure = Failure.of(error)
                 continue
-            record = replace(
-                record,
-                touched=tuple(engine for engine in record.touched if engine != engine_id),
-                attempts=tuple(replace(a, fenced=True) if a.engine_id == engine_id else a for a in record.attempts),
-            )
+            record = _emptied(record, engine_id, with_volumes=remove_volumes)
         return record, failure
 
     async def _deploy(self, record: Deployment) -> Result:
@@ -197,7 +194,7 @@ class Steps:
             return record  # it stays in `touched`: a later delete or apply will ask again
         if left is not None:
             return record
-        return replace(record, touched=tuple(engine for engine in record.touched if engine != record.engine_id))
+        return _emptied(record, record.engine_id, with_volumes=False)
 
     async def _settle(self, record: Deployment) -> Result:
         """Wait until the engine says that the workload runs, ended, broke or is not there."""
@@ -269,6 +266,17 @@ def unreachable(engine_id: str) -> Unavailable:
         reason="ENGINE_UNREACHABLE",
         metadata={"engine": engine_id},
         retry_after=1.0,
+    )
+
+
+def _emptied(record: Deployment, engine_id: str, *, with_volumes: bool) -> Deployment:
+    """The record once an engine has confirmed that it holds nothing, or nothing but volumes."""
+    others = tuple(engine for engine in record.volumes_on if engine != engine_id)
+    return replace(
+        record,
+        touched=tuple(engine for engine in record.touched if engine != engine_id),
+        volumes_on=others if with_volumes else (*others, engine_id),
+        attempts=tuple(replace(a, fenced=True) if a.engine_id == engine_id else a for a in record.attempts),
     )
 
 

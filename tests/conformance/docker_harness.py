@@ -10,23 +10,9 @@ from services.engines.docker.engine import DockerEngine
 from services.engines.docker.settings import DockerSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.kubernetes import COUNTING
+from tests.conformance.texts import written
 from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
-
-_COMPOSE = """\
-name: {name}
-services:
-  main:
-    image: {image}
-    command:
-    - sh
-    - -c
-    - |
-      for line in 1 2 3 4 5 6 7 8 9 10 11 12; do echo "{word} $$line"; done
-      trap 'exit 0' TERM
-      while :; do sleep 0.1; done
-"""
 
 
 class DockerHarness:
@@ -73,14 +59,9 @@ class DockerHarness:
         return self._machine.engine(node_id, run_dir=Path(settings.run_dir), data_dir=Path(settings.data_dir))
 
     def workload(self, format_: Format, name: str) -> str:
-        """A service that counts to twelve, then waits for its end."""
-        return self._write(format_, name, "line")
+        """It counts to twelve, then waits for its end."""
+        return written(format_, name, "line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return self._write(format_, name, "other line")
-
-    @staticmethod
-    def _write(format_: Format, name: str, word: str) -> str:
-        text = COUNTING if format_ is Format.KUBERNETES else _COMPOSE
-        return text.format(name=name, image=IMAGE, word=word)
+        return written(format_, name, "other line")

@@ -9,7 +9,7 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.kubernetes import COUNTING
+from tests.conformance.texts import written
 from tests.harness.engines import NODE_A, EngineClient, running
 from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
 
@@ -17,7 +17,7 @@ from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
 class PodmanHarness:
     """All tests share one podman store of their own; each service has a podman service of its own on it."""
 
-    formats: tuple[Format, ...] = (Format.KUBERNETES,)
+    formats: tuple[Format, ...] = (Format.KUBERNETES, Format.COMPOSE)
     has_processes = True
     image = IMAGE
 
@@ -55,9 +55,9 @@ class PodmanHarness:
         return running(settings.listen, lambda stop: run_engine(settings, program, stop))
 
     def workload(self, format_: Format, name: str) -> str:
-        """A pod that counts to twelve, then waits for its end."""
-        return COUNTING.format(name=name, image=IMAGE, word="line")
+        """A container that counts to twelve, then waits for its end."""
+        return written(format_, name, "line")
 
     def changed(self, format_: Format, name: str) -> str:
         """It counts in other words."""
-        return COUNTING.format(name=name, image=IMAGE, word="other line")
+        return written(format_, name, "other line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,8 +22,9 @@ from services.engines.service import run_engine
 from services.rpc.client import connect
 from tests.harness.processes import until_serving
 
-NODE_A = "a" * 40
-NODE_B = "b" * 40
+NODE_A = secrets.token_hex(20)
+NODE_B = secrets.token_hex(20)
+"""Of this run alone: others may share the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,9 @@ IMAGES = ("nginx:latest", "node:16", "test:latest")
 SOON = 60.0
 """Seconds within which what must happen happens, on a busy machine."""
 
+STOPPED = "UNHEALTHY:SOCKET_UNREACHABLE"
+"""Why an engine cannot be used whose backend was stopped."""
+
 _START_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
 _NO_REGISTRY = '[[registry]]\nprefix = "docker.io"\nlocation = "localhost:1"\ninsecure = true\n'
@@ -93,12 +96,13 @@ class Backends:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a node on them is started with."""
+        """What a node on them is started with: no backend flaps here, however often the tests stop it."""
         podman = {name: value for name, value in self.podman.env.items() if name.startswith("CONTAINERS_")}
         return podman | {
             "BEEMESH_DOCKER_SOCKET": str(self.proxy.socket),
             "BEEMESH_PODMAN_SOCKET": str(self.podman_socket),
             "BEEMESH_COMPOSE_FILES": str(self.files),
+            "BEEMESH_FLAP_TRANSITIONS": "1000",
             "BEEMESH_PROBE_INTERVAL": "1",
             "BEEMESH_POLL_INTERVAL": "1",
         }
@@ -175,19 +179,46 @@ class Backends:
         label = f"{LABEL_WORKLOAD_ID}={workload_id}"
         found: dict[str, list[str]] = {}
         if self.docker.runs:
-            found["docker"] = [c["Name"] for c in self.docker.containers(label) if c["State"]["Running"]]
+            found["docker"] = [c["Name"].lstrip("/") for c in self.docker.containers(label) if c["State"]["Running"]]
         ps = self.podman.listed("ps", "--filter", f"label={label}")
         found["podman"] = [c["Names"][0] for c in ps if not c.get("IsInfra")]
         return {engine: sorted(names) for engine, names in found.items() if names}
 
+    def ids(self, workload_id: str) -> set[str]:
+        """The containers of a workload that run, podman's own left out; docker's while it runs."""
+        label = f"{LABEL_WORKLOAD_ID}={workload_id}"
+        docker = self.docker.containers(label) if self.docker.runs else []
+        podman = self.podman.listed("ps", "--filter", f"label={label}")
+        return {c["Id"] for c in docker if c["State"]["Running"]} | {c["Id"] for c in podman if not c.get("IsInfra")}
+
+    def kept(self, workload_id: str, file: str) -> list[str]:
+        """The words in this file, in whichever volumes of a workload have it; both backends must be there."""
+        with self.docker.sdk() as sdk:
+            volumes = sdk.volumes(filters={"label": f"{LABEL_WORKLOAD_ID}={workload_id}"})["Volumes"] or []
+        volumes += self.podman.listed("volume", "ls", "--filter", f"label={LABEL_WORKLOAD_ID}={workload_id}")
+        paths = [Path(volume["Mountpoint"]) / file for volume in volumes]
+        return [word for path in paths if path.exists() for word in path.read_text().split()]
+
+    def remove_volumes(self, workload_id: str) -> None:
+        """Remove what a deletion has kept of a workload."""
+        with self.docker.sdk() as sdk:
+            for volume in sdk.volumes(filters={"label": f"{LABEL_WORKLOAD_ID}={workload_id}"})["Volumes"] or []:
+                sdk.remove_volume(volume["Name"])
+        for volume in self.podman.listed("volume", "ls", "--filter", f"label={LABEL_WORKLOAD_ID}={workload_id}"):
+            self.podman.podman("volume", "rm", volume["Name"])
+
     def copies(self, workload_id: str, since: float) -> dict[str, list[Span]]:
-        """By engine, when a workload's containers ran, from the backends' own events since then."""
+        """By engine, when a workload's containers ran, from the backends' own events since then.
+
+        What has no start there, as a docker that was killed forgets, is taken to have run all the time.
+        """
         told = {"docker": self._docker_events(since), "podman": self._podman_events(since)}
-        return {
-            engine: spans
+        running = self.running(workload_id)
+        found = {
+            engine: _spans((event for event in events if workload_id in event[1]), running.get(engine, ()), since)
             for engine, events in told.items()
-            if (spans := _spans(event for event in events if workload_id in event[1]))
         }
+        return {engine: spans for engine, spans in found.items() if spans}
 
     def _docker_events(self, since: float) -> list[tuple[float, str, str]]:
         with self.docker.sdk() as sdk:
@@ -230,16 +261,16 @@ Span = tuple[float, float]
 """From when to when a container ran; without an end while it runs."""
 
 
-def _spans(events: Iterable[tuple[float, str, str]]) -> list[Span]:
-    """When each container ran, by the events of its start and its end."""
+def _spans(events: Iterable[tuple[float, str, str]], running: Iterable[str], since: float) -> list[Span]:
+    """When each container ran, by the events of its start and its end, and by what runs now."""
     began: dict[str, float] = {}
     found: list[Span] = []
     for moment, name, what in sorted(events):
         if what == "start":
             began[name] = moment
-        elif what in ("die", "died") and name in began:
-            found.append((began.pop(name), moment))
-    return sorted(found + [(moment, math.inf) for moment in began.values()])
+        elif what in ("die", "died"):
+            found.append((began.pop(name, since), moment))
+    return sorted(found + [(began.get(name, since), math.inf) for name in running])
 
 
 def at_once(copies: Mapping[str, Sequence[Span]]) -> list[tuple[Span, Span]]:
@@ -307,6 +338,16 @@ class MixedNode:
         """Wait until the registry says so of these engines."""
         self.until(lambda: wanted.items() <= self.available().items(), f"availability of {wanted}")
 
+    def until_stopped(self, *engines: str) -> None:
+        """Wait until the registry says of these that nobody is at their backends' sockets."""
+
+        def stopped() -> bool:
+            answer = self.client.call(self.client.registry.ListEngines, registry_pb.ListEnginesRequest())
+            told = {engine.engine_id: engine.availability_reason for engine in answer.engines}
+            return all(told[engine] == STOPPED for engine in engines)
+
+        self.until(stopped, f"{engines} are stopped")
+
     def until(self, holds: Callable[[], bool], what: str, *, seconds: float = SOON) -> None:
         """Wait until it holds; a call that fails meanwhile is made again. Raises AssertionError."""
         end, last = time.monotonic() + seconds, ""
@@ -351,7 +392,7 @@ class MixedNode:
         while (left := self.backends.left(node_id)) and time.monotonic() < end:
             time.sleep(0.2)
         self.backends.clear(node_id)
-        assert left == set(), "it is left behind"
+        assert left == set(), f"left behind: {sorted(left)}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -28,6 +29,8 @@ from services.engines.pods.acts import SupervisorLimits
 
 _TIMEOUT = 60
 IMAGE = REFERENCE
+_RESERVED = "reserved-"
+_SHARED_LOCK = Path("/etc/containers/networks/netavark.lock")
 
 
 class PodmanMachine:
@@ -57,13 +60,13 @@ class PodmanMachine:
             f'graphroot = "{self.directory}/root"\nrunroot = "{self.directory}/run"\n'
         )
         (self.directory / "containers.conf").write_text(_configuration(self.directory))
+        _reserve_networks(self.directory / "networks")
         self.make_image(REFERENCE)
 
     def __exit__(self, *exc: object) -> None:
-        with suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
-            self.podman("pod", "kill", "--all")
-        with suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
-            self.podman("pod", "rm", "--all", "--force")
+        for words in (("pod", "kill"), ("pod", "rm", "--force"), ("rm", "--force", "--time", "0", "--volumes")):
+            with suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
+                self.podman(*words, "--all")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def make_image(self, reference: str, *, changes: Sequence[str] = ()) -> None:
@@ -88,7 +91,11 @@ class PodmanMachine:
         return {
             *(f"container {item['Names'][0]}" for item in self.listed("ps", "--all", "--external")),
             *(f"pod {item['Name']}" for item in self.listed("pod", "ls")),
-            *(f"network {item['name']}" for item in self.listed("network", "ls")),
+            *(
+                f"network {item['name']}"
+                for item in self.listed("network", "ls")
+                if not item["name"].startswith(_RESERVED)
+            ),
             *(f"volume {item['Name']}" for item in self.listed("volume", "ls")),
             *(f"secret {item['ID']}" for item in self.listed("secret", "ls")),
         }
@@ -162,7 +169,7 @@ def _driver() -> str:
 def _configuration(directory: Path) -> str:
     """What this machine needs, with locks and events apart from the machine's own podman.
 
-    Networks stay shared: netavark's lock lies beside them, and without it two stores would race for iptables' chains.
+    Networks have addresses and bridges apart from those of other stores, by `_reserve_networks`.
     """
     config: dict[str, dict[str, object]] = tomllib.loads(
         needed_config(this_machine(has_runc=bool(shutil.which("runc"))))
@@ -170,9 +177,46 @@ def _configuration(directory: Path) -> str:
     config.setdefault("engine", {}).update(
         {"tmp_dir": f"{directory}/tmp", "lock_type": "file", "events_logger": "file"}
     )
+    pool = {"base": f"10.{secrets.randbelow(48) + 200}.{16 * secrets.randbelow(16)}.0/20", "size": 24}
+    config.setdefault("network", {}).update(
+        {"network_config_dir": f"{directory}/networks", "default_subnet_pools": [pool]}
+    )
     return "\n".join(_table(name, table) for name, table in config.items())
 
 
+def _reserve_networks(directory: Path) -> None:
+    """Networks of a store's own, beside the lock that all share, without which they would race for iptables' chains.
+
+    podman calls a bridge by the first number that is free, of those it knows: so each store knows some others.
+    """
+    directory.mkdir()
+    _SHARED_LOCK.parent.mkdir(parents=True, exist_ok=True)
+    _SHARED_LOCK.touch()
+    (directory / _SHARED_LOCK.name).symlink_to(_SHARED_LOCK)
+    for number in range(1, 1 + secrets.randbelow(100)):
+        network = {
+            "name": f"{_RESERVED}{number}",
+            "id": secrets.token_hex(32),
+            "driver": "bridge",
+            "network_interface": f"podman{number}",
+            "created": "2026-01-01T00:00:00Z",
+            "subnets": [{"subnet": f"10.199.{number}.0/24", "gateway": f"10.199.{number}.1"}],
+            "ipv6_enabled": False,
+            "internal": False,
+            "dns_enabled": False,
+            "ipam_options": {"driver": "host-local"},
+        }
+        (directory / f"{network['name']}.json").write_text(json.dumps(network))
+
+
 def _table(name: str, table: Mapping[str, object]) -> str:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
     return "\n".join([f"[{name}]", *lines, ""])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml(item)}' for key, item in value.items())}}}"
+    return json.dumps(value)

@@ -27,7 +27,10 @@ _FIELD = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]
 _STEP = re.compile(r"[\w-]+")
 _SERVICE = re.compile(r'\bservice "([\w.-]+)"')
 _PORT = re.compile(r"(?:Bind for |listen (?:tcp|udp)\w* )([0-9.]*):(\d+)")
-_IMAGE = re.compile(r"(?:No such image: |pull access denied for |manifest for |repository )([^\s,:]+(?::[^\s,]+)?)")
+_IMAGE = re.compile(
+    r"(?:no such image: |pull access denied for |manifest for |repository |docker://)([^\s,:]+(?::[^\s,]+)?)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,7 @@ def _facts(reason: str, text: str, said: Said) -> dict[str, str]:
         return {"host_ip": match[1], "host_port": match[2]}
     if reason.startswith(("IMAGE", "REGISTRY")):
         match = _IMAGE.search(text)
-        image = said.image or (match[1] if match else "")
+        image = said.image or (match[1].rstrip(":") if match else "")
         return {"image": full_reference(image)} if image else {}
     return {}
 

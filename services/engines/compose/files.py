@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from services.engines.compose import fields, source
+from services.engines.compose.expected import components
 from services.engines.compose.fields import Finding, NodePolicy
 from services.engines.compose.limits import limits
+from services.engines.compose.policy import PROJECT, Rule
 from services.engines.compose.runner import Project, Runner
-from services.engines.compose.stamp import Hashes, LogCap, Stamp
+from services.engines.compose.stamp import Hashes, LogCap, Model, Stamp
 from services.engines.engine import Config, Issue, Severity, Spec
 from services.errors import FailedPrecondition, FieldViolation
 from services.manifests import Document, Manifest
@@ -28,10 +30,21 @@ _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\*")
 class ComposeFiles:
     """Turns a Compose file into a project for `Runner.up`."""
 
-    def __init__(self, *, runner: Runner, policy: NodePolicy | None = None, log_cap: LogCap | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        policy: NodePolicy | None = None,
+        log_cap: LogCap | None = None,
+        rules: Rule = PROJECT,
+        adjust: Callable[[Model], Model] = lambda model: model,
+    ) -> None:
+        """`rules` and `adjust` are what the daemon makes of a file, and needs changed in it, once it is stamped."""
         self._runner = runner
         self._policy = policy or NodePolicy()
         self._log_cap = log_cap or LogCap()
+        self._rules = rules
+        self._adjust = adjust
         self._resolved: OrderedDict[object, Mapping[str, Any]] = OrderedDict()
         """What Compose made of the last files, by all that it depends on: what was validated is deployed next."""
 
@@ -40,6 +53,10 @@ class ComposeFiles:
         document = manifest.primary
         found = self._findings(document, config)
         return [*(finding.issue(document) for finding in found), *_of_config(config, manifest.text)]
+
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """The places of its containers; none where only Compose can tell. Pure."""
+        return components(manifest.primary.body, config, _profiles(config))
 
     async def resolve(self, spec: Spec, there: Hashes) -> Project:
         """The project, resolved by Compose and stamped; `there`: the labels of what is there already.
@@ -57,7 +74,7 @@ class ComposeFiles:
             limits=limits(model, document, spec.config.resources),
             there=there,
         )
-        return Project(name=name, model=stamp.on(model), env=env)
+        return Project(name=name, model=self._adjust(stamp.on(model)), env=env)
 
     async def examine(self, manifest: Manifest, config: Config) -> None:
         """Have Compose read it; raises as `resolve` does."""
@@ -86,11 +103,11 @@ class ComposeFiles:
         return source.renamed(model, asked_as, name)
 
     def _findings(self, document: Document, config: Config) -> list[Finding]:
-        return fields.check(document.body, self._policy, source.variables(config.env))
+        return fields.check(document.body, self._policy, source.variables(config.env), self._rules)
 
     def _refuse(self, document: Document, model: Mapping[str, Any], env: Mapping[str, str]) -> None:
         """What Compose has filled in is held to the same rules."""
-        found = fields.check(model, self._policy, env)
+        found = fields.check(model, self._policy, env, self._rules)
         issues = [each.issue(document) for each in found if each.severity is Severity.ERROR]
         if issues:
             raise FailedPrecondition(

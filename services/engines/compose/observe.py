@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from services.engines.compose import labels
@@ -45,7 +46,7 @@ def _observation(containers: Sequence[Inspected]) -> Observation:
     created = (inspected.seconds(container.get("Created")) for container in containers)
     return Observation(
         ownership=inspected.ownership(inspected.labels_of(newest)),
-        components=tuple(map(component, containers)),
+        components=_components(containers),
         ports=inspected.ports_of(containers),
         create_time=min((time for time in created if time is not None), default=None),
         details={
@@ -55,11 +56,22 @@ def _observation(containers: Sequence[Inspected]) -> Observation:
     )
 
 
-def component(container: Inspected) -> Component:
+def _components(containers: Sequence[Inspected]) -> tuple[Component, ...]:
+    """In their order. A replica is counted, and not called by its number: Compose does not give one out twice."""
+    counts: Counter[str] = Counter()
+    found = []
+    for container in containers:
+        service = inspected.labels_of(container).get(labels.SERVICE, "")
+        found.append(component(container, replica=counts[service]))
+        counts[service] += 1
+    return tuple(found)
+
+
+def component(container: Inspected, *, replica: int = 0) -> Component:
     """One container."""
     state = container.get("State") or {}
     status, ended = inspected.state_of(state)
-    health = str((state.get("Health") or {}).get("Status", "none"))
+    health = str((state.get("Health") or {}).get("Status") or "none")
     reason, message = inspected.reason_of(state, status, ended, health)
     marks = inspected.labels_of(container)
     return Component(
@@ -72,7 +84,7 @@ def component(container: Inspected) -> Component:
         restart_count=int(container.get("RestartCount") or 0),
         start_time=inspected.seconds(state.get("StartedAt")),
         exit_status=ended,
-        replica=number(container) - 1,
+        replica=replica,
         ready=None if health == "none" else health == "healthy",
         ready_once=health in ("healthy", "unhealthy"),  # docker calls sick what should long have been well
     )

@@ -15,7 +15,7 @@ from services.engines.compose.stamp import Hashes
 from services.engines.compose.update import effect, keeping
 from services.engines.docker_api import exec as commands
 from services.engines.docker_api import stats
-from services.engines.docker_api.api import Docker, Labels
+from services.engines.docker_api.api import Docker, Inspected, Labels
 from services.engines.docker_api.logs import Logs
 from services.engines.docker_api.teardown import Teardown, longest_grace, runs
 from services.engines.engine import (
@@ -122,6 +122,10 @@ class Projects(Part):
             raise
         self.tell(spec.workload_id, "")
 
+    def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
+        """See `expected.components`."""
+        return self._files.components(manifest, config)
+
     def effect(self, change: Change, manifest: Manifest) -> str:
         """See `update.effect`."""
         return effect(change, manifest)
@@ -195,9 +199,11 @@ class Projects(Part):
         return (await self._observe(self._labels(workload_id))).get(workload_id)
 
     async def _observe(self, mine: Labels) -> Mapping[str, Observation]:
-        asked = asyncio.gather(self._docker.containers(mine), self._docker.networks(mine))
-        containers, networks = await self._asking(asked)
-        return observe.assemble(self.node_id, containers, networks)
+        return observe.assemble(self.node_id, *await self._read(mine))
+
+    async def _read(self, mine: Labels) -> tuple[list[Inspected], list[Inspected]]:
+        """The containers and networks with these labels."""
+        return await self._asking(asyncio.gather(self._docker.containers(mine), self._docker.networks(mine)))
 
     # End
 

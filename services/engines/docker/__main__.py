@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services import telemetry
-from services.engines.compose.binary import Places
-from services.engines.compose.fields import NodePolicy
-from services.engines.compose.runner import Times
 from services.engines.compose.stamp import LogCap
 from services.engines.docker.engine import DockerEngine, Machine
 from services.engines.docker.settings import DockerSettings
@@ -41,14 +38,11 @@ def make_engine(settings: DockerSettings, node_id: str, env: Mapping[str, str]) 
         socket=Path(settings.docker_socket) if settings.docker_socket else named_socket(env),
         run_dir=Path(settings.run_dir),
         data_dir=Path(settings.data_dir),
-        compose=Places(named=settings.compose_binary),
-        logins=Path(settings.docker_config) if settings.docker_config else None,
-        policy=NodePolicy(
-            host_access=settings.host_access,
-            file_root=Path(settings.compose_files) if settings.compose_files else None,
-        ),
+        compose=settings.places,
+        logins=settings.logins,
+        policy=settings.file_policy,
         log_cap=LogCap(max_size=settings.log_max_size, max_files=settings.log_max_files),
-        times=Times(pull=settings.pull_timeout, up=settings.up_timeout),
+        times=settings.times,
         init_timeout=settings.init_timeout,
         pause_image=settings.pause_image,
         supervisor=SupervisorLimits(

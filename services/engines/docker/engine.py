@@ -59,7 +59,7 @@ class DockerEngine(EngineOfParts):
     def __init__(self, *, node_id: str, machine: Machine, clock: Callable[[], float]) -> None:
         """`clock` gives seconds since 1970."""
         finder = Finder(machine.compose, workdir=machine.workdir)
-        self._docker = docker = Docker(machine.socket, deadlines=machine.deadlines)
+        self._docker = docker = Docker(lambda: machine.socket, deadlines=machine.deadlines)
         self._probe = Probe(socket=machine.socket, docker=docker, finder=finder, node_id=node_id, clock=clock)
         runner = Runner(
             finder=finder,

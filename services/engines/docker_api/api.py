@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 from services.engines.docker_api.sdk import API_VERSION, Sdk
@@ -22,7 +24,11 @@ _CONTAINER_EVENTS = ("create", "start", "die", "destroy", "oom", "pause", "unpau
 _SLOW_CALLS = 64
 """Stops and removals at a time."""
 
+_TRIES = 5
+_GONE = re.compile(r"no such (container|network|volume)|does not exist in database", re.IGNORECASE)
+
 Inspected = dict[str, Any]
+T = TypeVar("T")
 Labels = Mapping[str, str | None]
 """What something must carry: a label with this value, or any where that is empty, and not at all where it is None."""
 
@@ -43,17 +49,25 @@ class Docker:
     `async with` bounds the SDK's threads.
     """
 
-    def __init__(self, socket: Path, *, backend: str = "docker", deadlines: Deadlines | None = None) -> None:
-        """`backend` is what it is called where something is said of it."""
-        self.socket = socket
+    sdk: Sdk
+    """Once entered; as all else."""
+    _http: UnixHttp
+    _slow: UnixHttp
+    """For calls that may take minutes, so that the others never wait for them."""
+
+    def __init__(
+        self, socket: Callable[[], Path], *, backend: str = "docker", deadlines: Deadlines | None = None
+    ) -> None:
+        """`socket` is asked for when this is entered; `backend` is what it is called where something is said of it."""
+        self._socket = socket
         self.backend = backend
         self._deadlines = deadlines or Deadlines()
-        self.sdk = Sdk(socket, backend=backend, read=self._deadlines.read)
-        self._http = UnixHttp(socket, backend=backend)
-        self._slow = UnixHttp(socket, backend=backend, concurrency=_SLOW_CALLS)
-        """For calls that may take minutes, so that the others never wait for them."""
 
     async def __aenter__(self) -> Self:
+        socket = self._socket()
+        self.sdk = Sdk(socket, backend=self.backend, read=self._deadlines.read)
+        self._http = UnixHttp(socket, backend=self.backend)
+        self._slow = UnixHttp(socket, backend=self.backend, concurrency=_SLOW_CALLS)
         await self.sdk.open()
         return self
 
@@ -73,12 +87,14 @@ class Docker:
 
     async def networks(self, labels: Labels) -> list[dict[str, Any]]:
         """The networks that carry all these labels."""
-        found: list[dict[str, Any]] = await self.sdk.ask(lambda sdk: sdk.networks(filters={"label": _pairs(labels)}))
+        found: list[dict[str, Any]] = await self.sdk.ask(
+            lambda sdk: _settled(lambda: sdk.networks(filters={"label": _pairs(labels)}))
+        )
         return [each for each in found if _carries(each.get("Labels"), labels)]
 
     async def volumes(self, labels: Labels) -> list[dict[str, Any]]:
         """The volumes that carry all these labels."""
-        found = await self.sdk.ask(lambda sdk: sdk.volumes(filters={"label": _pairs(labels)}))
+        found = await self.sdk.ask(lambda sdk: _settled(lambda: sdk.volumes(filters={"label": _pairs(labels)})))
         return [each for each in found.get("Volumes") or [] if _carries(each.get("Labels"), labels)]
 
     async def counters(self, container: str) -> dict[str, Any]:
@@ -256,20 +272,30 @@ class Docker:
 
 def _inspected(sdk: APIClient, labels: Labels) -> Iterable[Inspected]:
     """The list tells neither exit codes nor restarts, so each is looked at."""
-    for listed in sdk.containers(all=True, filters={"label": _pairs(labels)}):
+    for listed in _settled(lambda: sdk.containers(all=True, filters={"label": _pairs(labels)})):
         if not _carries(listed.get("Labels"), labels):
             continue
-        if (found := _unless_gone(lambda name=listed["Id"]: sdk.inspect_container(name))) is not None:
+        if (found := _unless_gone(partial(sdk.inspect_container, listed["Id"]))) is not None:
             yield found
 
 
-def _unless_gone(question: Any) -> Any:
-    from docker.errors import NotFound
+def _unless_gone(question: Callable[[], T]) -> T | None:
+    from docker.errors import APIError
 
     try:
         return question()
-    except NotFound:
+    except APIError as error:
+        if error.response.status_code != 404 and not _GONE.search(str(error.explanation)):
+            raise
         return None
+
+
+def _settled(question: Callable[[], T]) -> T:
+    """A list: podman's fails when something goes while it is being made."""
+    for _ in range(_TRIES):
+        if (found := _unless_gone(question)) is not None:
+            return found
+    return question()
 
 
 def _unless(reply: Reply, *expected: int) -> Reply:

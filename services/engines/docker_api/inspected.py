@@ -20,12 +20,16 @@ Inspected = Mapping[str, Any]
 
 _STATES = {
     "created": WorkloadState.PENDING,
+    "configured": WorkloadState.PENDING,
+    "initialized": WorkloadState.STARTING,
     "running": WorkloadState.RUNNING,
     "restarting": WorkloadState.STARTING,
     "paused": WorkloadState.DEGRADED,
+    "stopping": WorkloadState.STOPPING,
     "removing": WorkloadState.STOPPING,
 }
-_ENDED = frozenset({"exited", "dead"})
+"""Docker's words, and the more that podman has."""
+_ENDED = frozenset({"exited", "stopped", "dead"})
 _LAST_WORDS = 200
 _FRACTION = re.compile(r"(\.\d{1,6})\d*")
 

@@ -86,6 +86,9 @@ class Sdk:
                 reason="BACKEND_UNREACHABLE",
                 retry_after=1.0,
             ) from error
+        finally:
+            if self._is_closed and (client := getattr(self._mine, "client", None)) is not None:
+                client.close()  # once more: the connection of this question was not there to be closed
 
     def _client(self) -> APIClient:
         """This thread's: a session is not for several."""

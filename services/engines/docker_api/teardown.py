@@ -52,7 +52,8 @@ class Teardown:
             if said := [text for text in await asyncio.gather(*map(_tried, removals)) if text]:
                 trouble = said[0]
             await asyncio.sleep(_POLL_SECONDS if clean or trouble else _BRIEF_SECONDS)
-        raise Internal(f"docker did not remove all of it: {trouble or 'it keeps coming back'}", reason="BACKEND_ERROR")
+        why = trouble or "it keeps coming back"
+        raise Internal(f"{self._docker.backend} did not remove all of it: {why}", reason="BACKEND_ERROR")
 
     async def _removals(
         self, *, volumes: bool, spared: Callable[[Mapping[str, str]], bool]
@@ -82,13 +83,12 @@ class Teardown:
 
 def runs(container: Mapping[str, Any]) -> bool:
     """Whether it has a process, or is about to get one again."""
-    return (container.get("State") or {}).get("Status") in ("running", "paused", "restarting")
+    return (container.get("State") or {}).get("Status") in ("running", "paused", "restarting", "stopping")
 
 
 def grace_of(container: Mapping[str, Any]) -> float:
     """Seconds that it was promised when it was made."""
-    given = (container.get("Config") or {}).get("StopTimeout")
-    return DEFAULT_GRACE_SECONDS if given is None else float(given)
+    return float((container.get("Config") or {}).get("StopTimeout") or DEFAULT_GRACE_SECONDS)  # 0: podman's for none
 
 
 def longest_grace(containers: Iterable[Mapping[str, Any]]) -> float:

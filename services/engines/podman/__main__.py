@@ -11,6 +11,7 @@ from services import telemetry
 from services.engines.engine import Engine
 from services.engines.podman.api import Deadlines
 from services.engines.podman.engine import PodmanEngine
+from services.engines.podman.projects import ComposeSetup
 from services.engines.podman.service import PodmanService, ServiceSettings
 from services.engines.podman.settings import PodmanSettings
 from services.engines.pods.acts import SupervisorLimits
@@ -54,6 +55,12 @@ def make_engine(settings: PodmanSettings, node_id: str) -> Engine:
         log_bytes=settings.container_log_bytes,
         supervisor_limits=SupervisorLimits(
             back_off=BackOff(base=settings.restart_back_off, cap=settings.restart_back_off_max)
+        ),
+        compose=ComposeSetup(
+            places=settings.places,
+            logins=settings.logins,
+            policy=settings.file_policy,
+            times=settings.times,
         ),
     )
 

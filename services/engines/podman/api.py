@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.engines.compose.labels import PROJECT
 from services.engines.podman.http import Refusal, Reply, UnixHttp
 from services.engines.streams import closed_after
 from services.errors import Internal
@@ -52,9 +53,9 @@ class Podman:
         return reply.json() or []
 
     async def containers(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The containers, running or not, that carry all these labels; infra containers are left out."""
+        """The containers of Pods, running or not, that carry all these labels; infra containers are left out."""
         reply = await self._read("/containers/json", {"all": "true", "filters": _label_filter(labels)})
-        return [container for container in reply.json() or [] if not container.get("IsInfra")]
+        return [each for each in reply.json() or [] if not each.get("IsInfra") and not _is_composes(each)]
 
     async def inspect(self, container: str) -> dict[str, Any]:
         """All about one container."""
@@ -143,6 +144,10 @@ class Podman:
 
     async def _change(self, method: str, target: str, query: Mapping[str, str]) -> None:
         _accepted(await self._http.call(method, _LIBPOD + target, query=query, timeout=self.deadlines.change))
+
+
+def _is_composes(listed: Mapping[str, Any]) -> bool:
+    return PROJECT in (listed.get("Labels") or {})
 
 
 def _accepted(reply: Reply) -> Reply:

@@ -1,9 +1,10 @@
-"""The podman engine: Kubernetes Pods, each format by a part of its own."""
+"""The podman engine: Kubernetes Pods and Compose projects, each format by a part of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib import metadata
 from typing import Self
 
@@ -13,6 +14,7 @@ from services.engines.podman import shelf
 from services.engines.podman.api import Deadlines
 from services.engines.podman.pods import PodmanPods
 from services.engines.podman.probe import Probe
+from services.engines.podman.projects import ComposeSetup, PodmanProjects
 from services.engines.podman.service import PodmanService
 from services.engines.pods.acts import SupervisorLimits
 from services.engines.pods.fields import NodePolicy
@@ -35,6 +37,7 @@ class PodmanEngine(EngineOfParts):
         init_timeout: float = 600.0,
         log_bytes: int = shelf.DEFAULT_BYTES,
         supervisor_limits: SupervisorLimits | None = None,
+        compose: ComposeSetup | None = None,
     ) -> None:
         """`network` and what follows are as `PodmanPods` has them; `clock` gives seconds since 1970."""
         self._service = service
@@ -53,7 +56,15 @@ class PodmanEngine(EngineOfParts):
             log_bytes=log_bytes,
             supervisor_limits=supervisor_limits,
         )
-        super().__init__(node_id=node_id, parts={Format.KUBERNETES: pods})
+        self._projects = PodmanProjects(
+            node_id=node_id,
+            service=service,
+            setup=compose or ComposeSetup(),
+            probe=self._probe,
+            clock=clock,
+            log_bytes=log_bytes,
+        )
+        super().__init__(node_id=node_id, parts={Format.KUBERNETES: pods, Format.COMPOSE: self._projects})
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -82,5 +93,6 @@ class PodmanEngine(EngineOfParts):
         )
 
     async def probe(self) -> Health:
-        """Ping, info, and now and then a canary pod."""
-        return await self._probe.run()
+        """Ping, info, and now and then a canary pod; without Compose podman is healthy, and the facts say so."""
+        health, compose = await self._probe.run(), await self._projects.look_for_compose()
+        return replace(health, attributes={**health.attributes, **compose}) if health.attributes else health

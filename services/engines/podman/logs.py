@@ -31,6 +31,8 @@ _LOOK_SECONDS = 0.1
 """Between two looks into a file for more."""
 
 _NEVER_RESTARTED = ("", "no", "never")
+_FILES = ("k8s-file", "json-file")
+"""To podman these are one."""
 
 Batch = Sequence[LogLine]
 
@@ -266,7 +268,7 @@ def kept(inspection: Mapping[str, Any]) -> dict[str, Any]:
 def log_path(found: Mapping[str, Any]) -> Path | None:
     """Where a container's monitor writes its log; None where it writes none that we can read."""
     config = (found.get("HostConfig") or {}).get("LogConfig") or {}
-    return Path(config["Path"]) if config.get("Type") == "k8s-file" and config.get("Path") else None
+    return Path(config["Path"]) if config.get("Type") in _FILES and config.get("Path") else None
 
 
 def monitor_of(found: Mapping[str, Any]) -> int:

@@ -43,6 +43,11 @@ def needed_config(machine: Machine) -> str:
     return "\n".join(parts)
 
 
+def own_ulimits(machine: Machine) -> dict[str, int]:
+    """What a container that sets a limit of its own must get for the others: podman then forgets its defaults."""
+    return {} if machine.may_raise_limits else {"nofile": _LIMIT, "nproc": _LIMIT}
+
+
 def with_exec_delay(config: str) -> str:
     """The containers.conf, with finished commands cleaned up after in seconds, unless it says when itself.
 

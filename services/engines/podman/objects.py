@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from services.engines.compose.labels import PROJECT
 from services.engines.podman.api import API_VERSION, Deadlines
 from services.engines.podman.http import Refusal, Reply, UnixHttp
 
@@ -91,10 +92,11 @@ class Objects:
         return made
 
     async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The volumes that carry all these labels; podman's own filter is content with any of them (4.3)."""
+        """The volumes of Pods that carry all these labels; podman's own filter is content with any of them (4.3)."""
         filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
         found = (await self._get("/volumes/json", {"filters": json.dumps(filters)})).json() or []
-        return [volume for volume in found if labels.items() <= (volume.get("Labels") or {}).items()]
+        marked = ((volume, volume.get("Labels") or {}) for volume in found)
+        return [volume for volume, marks in marked if labels.items() <= marks.items() and PROJECT not in marks]
 
     async def remove_volume(self, name: str) -> None:
         """Remove a volume that no container uses; one that is gone is no error."""

@@ -88,6 +88,11 @@ class PodmanService:
             return os.geteuid() == 0
 
     @property
+    def run_dir(self) -> Path:
+        """Where the engine has its sockets."""
+        return self._settings.run_dir
+
+    @property
     def data_dir(self) -> Path:
         """Where the engine keeps what must survive a restart."""
         return self._settings.data_dir

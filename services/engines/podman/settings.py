@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.engines.compose.settings import ComposeSettings
 from services.engines.podman.shelf import DEFAULT_BYTES, LEAST_BYTES
-from services.engines.settings import EngineSettings
 from services.settings import data_home, run_home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodmanSettings(EngineSettings):
-    """Runs the podman engine: Kubernetes Pods on podman."""
+class PodmanSettings(ComposeSettings):
+    """Runs the podman engine: Kubernetes Pods and Compose files on podman."""
 
     listen: str = field(default_factory=lambda: f"unix:{run_home()}/podman.sock")
     data_dir: str = field(default_factory=lambda: f"{data_home()}/engines/podman")
@@ -30,22 +30,18 @@ class PodmanSettings(EngineSettings):
     registry_certs: str = ""
     """A directory of PEM files: certificate authorities that a service of the engine's own trusts, for every registry,
     beside the system's. For one registry alone, and for a podman_socket, use podman's /etc/containers/certs.d."""
-    pull_timeout: float = 600.0
-    """Seconds for pulling one image."""
     init_timeout: float = 600.0
     """Seconds that an init container may take."""
     container_log_bytes: int = DEFAULT_BYTES
     """Of each container's log that are kept at most, in up to three files; the oldest go first. Counts for containers
     made from now on."""
-    host_access: bool = False
-    """Let workloads at this machine: its network, its paths, all capabilities, privileged containers."""
     restart_back_off: float = 10.0
     """Seconds that a container's second restart waits; each one after it twice as long."""
     restart_back_off_max: float = 300.0
     """Seconds that a restart waits at most."""
 
     def __post_init__(self) -> None:
-        EngineSettings.__post_init__(self)
+        ComposeSettings.__post_init__(self)
         if not 0 < self.restart_back_off <= self.restart_back_off_max:
             raise ValueError(
                 f"restart_back_off must be more than 0 seconds and at most restart_back_off_max, not "

@@ -55,7 +55,9 @@ class Restarter:
     def _decided(self, seen: Sighting, known: Remembered, exit_: Exit) -> Remembered:
         now, back_off = self._clock(), self._limits.back_off
         decision = decide(seen.orders.policy, exit_, known.history, now=now, back_off=back_off)
-        if not isinstance(decision, Restart):
+        attempts = seen.orders.attempts
+        spent = attempts is not None and known.history.restart_count >= attempts
+        if spent or not isinstance(decision, Restart):
             history = known.history.stayed(exit_)
             return replace(known, history=history, ended_run=seen.run, delay=None, due=None)
         log.info(

@@ -34,6 +34,8 @@ class Orders:
     grace_seconds: float
     """Between TERM and KILL."""
     probes: Probes
+    attempts: int | None = None
+    """How often it is restarted at most; None: without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

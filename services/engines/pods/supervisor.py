@@ -183,6 +183,10 @@ class Supervisor:
         """Yield whenever something may have changed."""
         return self._hints.changes()
 
+    def wake(self) -> None:
+        """Something may have changed that podman does not tell."""
+        self._hints.wake()
+
     def _look_after(self, ward: Ward) -> None:
         seen = ward.seen
         if seen.running and not self._wards.is_down(seen.workload_id):

@@ -13,7 +13,7 @@ import pytest
 from services.errors import BeemeshError
 from tests.harness.docker import IMAGE, DockerMachine
 from tests.harness.registry import PASSWORD, USER, Registry, skip_without_registry
-from tests.integration.docker.workloads import remove, spec
+from tests.integration.compose.workloads import remove, spec
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
 

@@ -29,12 +29,13 @@ from services.engines.restarts import BackOff
 from services.errors import AlreadyExists, BeemeshError, FailedPrecondition
 from services.identity import LABEL_WORKLOAD_ID
 from services.manifests import parse
+from tests.harness.compose import OnDocker
 from tests.harness.docker import IMAGE, DockerMachine, compose_binary
 from tests.harness.ports import ask, free_port
 from tests.harness.processes import short_directory
 from tests.harness.registry import PASSWORD, USER, Registry, skip_without_registry
-from tests.integration.docker.test_docker_crash import deploying, engine, state_of
-from tests.integration.docker.workloads import SECONDS, components, lines, remove, said, seen, spec, until
+from tests.integration.compose.served import deploying, engine, state_of
+from tests.integration.compose.workloads import SECONDS, components, lines, remove, said, seen, spec, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 
@@ -539,7 +540,7 @@ async def test_the_engine_is_killed_while_it_makes_and_while_it_ends_a_pod(docke
     stuck = pod(container(), initContainers=[container("sleep 60", name="first")])
     slow = pod(container("trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done"), terminationGracePeriodSeconds=20)
     with short_directory() as directory:
-        async with engine(docker, directory, node_id) as (stub, process):
+        async with engine(OnDocker(docker), directory, node_id) as (stub, process):
             creating = stub.DeployWorkload(deploying(workload, stuck), timeout=SECONDS)
 
             async def is_made() -> bool:
@@ -548,7 +549,7 @@ async def test_the_engine_is_killed_while_it_makes_and_while_it_ends_a_pod(docke
             await until(is_made)
             os.kill(process.pid, signal.SIGKILL)
             creating.cancel()
-        async with engine(docker, directory, node_id) as (stub, process):
+        async with engine(OnDocker(docker), directory, node_id) as (stub, process):
             broken = (wpb.WORKLOAD_STATE_FAILED, wpb.WORKLOAD_STATE_DEGRADED)
 
             async def is_told() -> bool:
@@ -566,7 +567,7 @@ async def test_the_engine_is_killed_while_it_makes_and_while_it_ends_a_pod(docke
             await until(is_stopping)
             os.kill(process.pid, signal.SIGKILL)
             removing.cancel()
-        async with engine(docker, directory, node_id):
+        async with engine(OnDocker(docker), directory, node_id):
             await until(lambda: asyncio.to_thread(lambda: docker.objects() == before))
 
 

@@ -100,7 +100,7 @@ def test_the_seeds_example_answers_grpcurl(applied: LocalNode) -> None:
         method = "beemesh.orchestrator.v1.OrchestratorService/InvokeDeployment"
         socket = str(applied.run_dir / "orchestrator.sock")
         done = subprocess.run(
-            ["grpcurl", "-plaintext", "-unix", "-d", json.dumps(data), socket, method],
+            ["grpcurl", "-plaintext", "-d", json.dumps(data), f"unix://{socket}", method],
             capture_output=True,
             text=True,
             timeout=60,

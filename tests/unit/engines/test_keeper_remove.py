@@ -38,6 +38,19 @@ async def test_allow_missing_makes_a_second_removal_harmless(tmp_path: Path) -> 
         assert await b.keeper.remove(RemoveOrder(workload_id=WORKLOAD, allow_missing=True)) is None
 
 
+async def test_volumes_that_an_earlier_removal_kept_can_go_later(tmp_path: Path) -> None:
+    """Asked to remove with volumes what is not there any more, the engine is asked all the same; else it is not."""
+    async with bench(tmp_path) as b:
+        await b.keeper.deploy(ORDER)
+        await b.keeper.remove(REMOVE)
+        b.engine.asked.clear()
+        assert await b.keeper.remove(RemoveOrder(workload_id=WORKLOAD, allow_missing=True)) is None
+        assert "destroy" not in b.engine.asked
+        later = RemoveOrder(workload_id=WORKLOAD, allow_missing=True, removal=Removal(remove_volumes=True))
+        assert await b.keeper.remove(later) is None
+        assert b.engine.last_destroy == (None, False, True)
+
+
 async def test_grace_force_and_volumes_reach_the_engine(tmp_path: Path) -> None:
     """As they were asked."""
     async with bench(tmp_path) as b:

@@ -186,3 +186,10 @@ def test_only_services_that_differ_get_the_new_hash() -> None:
 
     assert made(keeping(before, after, "new")) == {"web": "old", "db": "new", "job": "new"}
     assert made(keeping(None, after, "new")) == {"web": "new", "db": "new", "job": "new"}
+
+
+def test_a_replica_is_counted_and_not_numbered() -> None:
+    """Compose gives a number out once: the container that takes a lost one's place has another."""
+    left = container(number=3), container(number=5)
+    (found,) = assemble(NODE, left, ()).values()
+    assert [each.place for each in found.components] == ["0/web", "1/web"]

@@ -16,6 +16,8 @@ from services.errors import Internal
 class Leftovers:
     """A docker whose containers come into being look by look; networks and volumes are there from the start."""
 
+    backend = "docker"
+
     def __init__(self, *looks: list[str], networks: list[str] | None = None, volumes: list[str] | None = None) -> None:
         self._looks = list(looks)
         self._networks = networks or []

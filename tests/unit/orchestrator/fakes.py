@@ -58,6 +58,8 @@ class FakeEngine:
     view: EngineView
     workloads: dict[str, tuple[str, int]] = field(default_factory=dict)
     """workload id → (canonical digest, state)."""
+    volumes: set[str] = field(default_factory=set)
+    """Workloads whose volumes are there."""
     incomplete: set[str] = field(default_factory=set)
     """Workloads that have lost a part."""
     late: bool = False
@@ -147,6 +149,7 @@ class FakeEngines:
             state, engine.settles_once = engine.settles_once or engine.settles_in, 0
             engine.workloads[deployment.workload_id] = (deployment.wish.canonical_digest, state)
             engine.incomplete.discard(deployment.workload_id)
+            engine.volumes.add(deployment.workload_id)
         if failure is not None:
             raise failure
         seen = self._seen(engine, deployment.workload_id)
@@ -176,6 +179,8 @@ class FakeEngines:
         if engine.fail_remove:
             raise engine.fail_remove.pop(0)
         engine.workloads.pop(workload_id, None)
+        if remove_volumes:
+            engine.volumes.discard(workload_id)
 
     def _reach(self, engine_id: str, call: str) -> FakeEngine:
         engine = self.engines.get(engine_id)

@@ -200,6 +200,35 @@ async def test_naming_another_engine_moves_it_without_two_copies(start: Start) -
         await core.until(lambda: core.providers.said.get(ID, {}).get("runtime_engine") == "docker")
 
 
+async def test_a_deletion_with_volumes_takes_those_too_that_a_move_has_kept(start: Start) -> None:
+    """Where it ran before, its volumes are kept; they go when volumes are to go, though it was deleted meanwhile."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+
+        async def kept(*, remove_volumes: bool) -> list[str]:
+            record = await core.applier.delete(ID, remove_volumes=remove_volumes)
+            await core.operations.settled(ID, record.generation, 5)
+            return [name for name, engine in core.engines.engines.items() if record.workload_id in engine.volumes]
+
+        await applied(core)
+        await applied(core, engine_id="docker")
+        assert await kept(remove_volumes=False) == ["podman", "docker"]
+        await applied(core, engine_id="docker")
+        assert await kept(remove_volumes=True) == []
+
+
+async def test_a_deletion_with_volumes_waits_for_an_engine_that_may_have_kept_some(start: Start) -> None:
+    """What runs is removed at once; the deletion ends when the other engine has confirmed."""
+    async with start(FakeEngines(view("podman"), view("docker"))) as core:
+        await applied(core)
+        await applied(core, engine_id="docker")
+        core.engines["podman"].fail_remove = [Unavailable("down", reason="BACKEND_UNREACHABLE")]
+        record = await core.applier.delete(ID, remove_volumes=True)
+        assert (await core.operations.settled(ID, record.generation, 5)).state is State.DELETING
+        assert core.engines.copies(record.workload_id) == []
+        await core.until(lambda: core.book.find(ID) is None)
+        assert core.engines["podman"].volumes == set()
+
+
 async def test_room_is_one_for_the_node_and_freed_by_removal(start: Start) -> None:
     """What does not fit beside the others is refused with asked and free; removing one lets it in."""
     async with start(FakeEngines(view("podman"), view("docker"))) as core:

