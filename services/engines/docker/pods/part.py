@@ -172,6 +172,9 @@ class DockerPods(PodsPart):
     def _see(self, containers: Sequence[Inspected], began: float, *, whole: bool) -> None:
         infra = {str(each["Id"]): found for each in containers if (found := observe.infra_of(each))}
         self._infra = infra if whole else self._infra | infra
+        if whole:
+            kept = set(infra.values())
+            self._rising = {name: lock for name, lock in self._rising.items() if name in kept or lock.locked()}
         self._supervisor.see(observe.sightings(containers), began=began, whole=whole)
         for container in observe.cut_off(containers):
             self._supervisor.cut_off(container)
