@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import h11
 
+from services.engines.streams import closed_after
 from services.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
 
 _MAX_HEAD_BYTES = 64 << 10
@@ -240,6 +241,30 @@ class UnixHttp:
                 await answer.expect_success()
                 async for chunk in answer.chunks():
                     yield chunk
+
+    async def lines(
+        self, target: str, *, query: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """POST, and read what is answered line by line, each an object in JSON, as it comes.
+
+        Raises like `stream`, and Internal for a line that is no JSON.
+        """
+        rest = b""
+        async with closed_after(self.stream(target, query=query, method="POST", headers=headers)) as chunks:
+            async for chunk in chunks:
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in filter(bytes.strip, whole):
+                    yield self._line(line)
+        if rest.strip():
+            yield self._line(rest)
+
+    def _line(self, line: bytes) -> dict[str, Any]:
+        try:
+            said = json.loads(line)
+        except ValueError as error:
+            text = f"{self._service.name} answered no JSON: {line[:200]!r}"
+            raise Internal(text, reason="BACKEND_ERROR") from error
+        return said if isinstance(said, dict) else {}
 
     @asynccontextmanager
     async def upgrade(

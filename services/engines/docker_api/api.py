@@ -195,17 +195,11 @@ class Docker:
         `auth` is an X-Registry-Auth header, or empty. Closing the iterator ends the pull in docker too.
         """
         headers = {"X-Registry-Auth": auth} if auth else {}
-        target, query = f"{_V}/images/create", {"fromImage": reference}
-        stream = self._slow.stream(target, query=query, method="POST", headers=headers)
-        rest = b""
+        target = f"{_V}/images/create"
         try:
-            async with closed_after(stream) as chunks:
-                async for chunk in chunks:
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in filter(bytes.strip, lines):
-                        yield json.loads(line)
-            if rest.strip():
-                yield json.loads(rest)
+            async with closed_after(self._slow.lines(target, query={"fromImage": reference}, headers=headers)) as lines:
+                async for line in lines:
+                    yield line
         except Refusal as refusal:
             yield {"error": refusal.text}
 

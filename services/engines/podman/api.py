@@ -10,7 +10,6 @@ from typing import Any
 from services.engines.compose.labels import PROJECT
 from services.engines.podman.http import Refusal, Reply, UnixHttp
 from services.engines.streams import closed_after
-from services.errors import Internal
 
 API_VERSION = "4.0.0"
 """The oldest that has all calls below; podman 4 and 5 both serve it."""
@@ -110,16 +109,10 @@ class Podman:
         there podman 4 tells bytes. Closing the iterator ends the pull in podman too.
         """
         headers = {"X-Registry-Auth": auth} if auth else {}
-        stream = self._slow.stream(_PULL, query={"fromImage": reference}, method="POST", headers=headers)
-        rest = b""
         try:
-            async with closed_after(stream) as chunks:
-                async for chunk in chunks:
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in filter(None, lines):
-                        yield _pull_line(line)
-            if rest:
-                yield _pull_line(rest)
+            async with closed_after(self._slow.lines(_PULL, query={"fromImage": reference}, headers=headers)) as lines:
+                async for line in lines:
+                    yield line
         except Refusal as refusal:
             yield {"error": refusal.text}
 
@@ -162,11 +155,3 @@ def _label_filter(labels: Mapping[str, str]) -> str:
 
 def _pairs(labels: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in labels.items()]
-
-
-def _pull_line(line: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except ValueError as error:
-        raise Internal(f"podman answered a pull with {line[:200]!r}", reason="BACKEND_ERROR") from error
-    return said if isinstance(said, dict) else {}
