@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
-from weakref import WeakValueDictionary
 
 from services.engines.capacity import measure
 from services.engines.compose.stamp import LogCap
@@ -109,7 +108,7 @@ class DockerPods(PodsPart):
         self._hooks = Hooks(DockerDialer(docker))
         self._infra: dict[str, str] = {}
         """The infra container of each container, as was last seen."""
-        self._rising = WeakValueDictionary[str, asyncio.Lock]()
+        self._rising: dict[str, asyncio.Lock] = {}
         """Held while an infra container is started, by its id."""
 
     async def __aenter__(self) -> Self:
@@ -206,8 +205,7 @@ class DockerPods(PodsPart):
     async def _start_container(self, container: str) -> None:
         """Its infra container first: without that nothing of the pod has a network."""
         infra = self._infra.get(container) or observe.infra_of(await self._docker.inspect(container))
-        rising = self._rising.setdefault(infra, asyncio.Lock())
-        async with rising:
+        async with self._rising.setdefault(infra, asyncio.Lock()):
             await self._docker.start(infra)
         await self._docker.start(container)
 
