@@ -10,8 +10,8 @@ from services.engines.docker.engine import DockerEngine
 from services.engines.docker.settings import DockerSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.workloads import written
-from tests.harness.docker import DockerMachine, skip_without_docker
+from tests.conformance.texts import written
+from tests.harness.docker import IMAGE, DockerMachine, skip_without_docker
 from tests.harness.engines import NODE_A, EngineClient, running
 
 
@@ -20,6 +20,7 @@ class DockerHarness:
 
     formats: tuple[Format, ...] = (Format.COMPOSE, Format.KUBERNETES)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = DockerMachine()
@@ -31,6 +32,10 @@ class DockerHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

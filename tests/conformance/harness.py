@@ -19,12 +19,17 @@ class EngineHarness(Protocol):
     formats: tuple[Format, ...]
     has_processes: bool
     """Whether a command inside a workload is a process that `ps` shows there."""
+    image: str
+    """The image, with a busybox, that its containers may run; empty where it runs none."""
 
     def __enter__(self) -> Self:
         """Make the backend ready, test images included."""
 
     def __exit__(self, *exc: object) -> None:
         """Delete all that the tests left."""
+
+    def objects(self) -> set[str]:
+        """All that its backend has, images left out; not asked where it runs no containers."""
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

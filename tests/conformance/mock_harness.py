@@ -56,6 +56,7 @@ class MockHarness:
 
     formats = tuple(Format)
     has_processes = False
+    image = ""
 
     def __init__(self) -> None:
         self._backends: dict[Path, MockBackend] = {}
@@ -65,6 +66,10 @@ class MockHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._backends.clear()
+
+    def objects(self) -> set[str]:
+        """It runs no containers."""
+        return set()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

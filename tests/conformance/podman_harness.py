@@ -9,9 +9,9 @@ from typing import Self
 from services.engines.podman.settings import PodmanSettings
 from services.engines.service import Program, run_engine
 from services.manifests import Format
-from tests.conformance.workloads import written
+from tests.conformance.texts import written
 from tests.harness.engines import NODE_A, EngineClient, running
-from tests.harness.podman import PodmanMachine, skip_without_podman
+from tests.harness.podman import IMAGE, PodmanMachine, skip_without_podman
 
 
 class PodmanHarness:
@@ -19,6 +19,7 @@ class PodmanHarness:
 
     formats: tuple[Format, ...] = (Format.KUBERNETES, Format.COMPOSE)
     has_processes = True
+    image = IMAGE
 
     def __init__(self) -> None:
         self._machine = PodmanMachine()
@@ -30,6 +31,10 @@ class PodmanHarness:
 
     def __exit__(self, *exc: object) -> None:
         self._machine.__exit__()
+
+    def objects(self) -> set[str]:
+        """Containers, networks, volumes."""
+        return self._machine.objects()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

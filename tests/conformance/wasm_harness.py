@@ -69,6 +69,7 @@ class WasmHarness:
 
     formats: tuple[Format, ...] = (Format.FUNCTION,)
     has_processes = False
+    image = ""
 
     def __enter__(self) -> Self:
         build()
@@ -76,6 +77,10 @@ class WasmHarness:
 
     def __exit__(self, *exc: object) -> None:
         return
+
+    def objects(self) -> set[str]:
+        """It runs no containers."""
+        return set()
 
     def serve(
         self, directory: Path, *, name: str = "engine", node_id: str = NODE_A

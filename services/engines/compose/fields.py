@@ -25,6 +25,7 @@ from services.engines.compose.policy import (
     Refused,
     Rule,
     Silent,
+    Without,
 )
 from services.engines.engine import Issue, Severity
 from services.engines.pods.labels import LABEL_POD
@@ -121,13 +122,17 @@ class _Checker:
         match rule:
             case Honoured() | Silent():
                 return
-            case Judged(name=name):
+            case Judged(name=name, fields=fields):
+                yield from self._fields(path, value, fields or {}) if fields else ()
                 yield from self._judges[name](path, value)
             case Only(values=values, otherwise=otherwise):
                 if value not in values and not _is_variable(value):
                     yield from self._said(path, otherwise, f" ({_shown(value)})")
             case Not(prefixes=prefixes, otherwise=otherwise):
                 if isinstance(value, str) and value.startswith(prefixes):
+                    yield from self._said(path, otherwise, f" ({_shown(value)})")
+            case Without(word=word, otherwise=otherwise):
+                if word in str(value):
                     yield from self._said(path, otherwise, f" ({_shown(value)})")
             case Entries():
                 yield from self._entries(path, value, rule)
@@ -198,7 +203,6 @@ class _Checker:
             is_bind = bool(colon) and source.startswith(_PATH_STARTS)
             is_bind = is_bind or (len(source) == 1 and value[1:3] in (":\\", ":/"))
         else:
-            yield from self._fields(path, value, policy.MOUNT)
             fields = value if isinstance(value, dict) else {}
             source = str(fields.get("source") or "")
             is_bind = fields.get("type") == "bind" or source.startswith(_PATH_STARTS)

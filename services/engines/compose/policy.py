@@ -65,6 +65,14 @@ class Not:
 
 
 @dataclass(frozen=True, slots=True)
+class Without:
+    """Honoured, except for a text that has this word in it."""
+
+    word: str
+    otherwise: Refused | Guarded | Forbidden
+
+
+@dataclass(frozen=True, slots=True)
 class Entries:
     """A list, or a mapping by free names, whose entries each follow the rule; where the entry is text, `text` does."""
 
@@ -74,13 +82,14 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A function of `fields` knows."""
+    """A function of `fields` knows, beside what is said of the fields in it."""
 
     name: str
+    fields: Tree | None = None
 
 
 Tree = Mapping[str, "Rule"]
-Rule = Honoured | Silent | Ignored | Refused | Forbidden | Guarded | Only | Not | Entries | Judged | Tree
+Rule = Honoured | Silent | Ignored | Refused | Forbidden | Guarded | Only | Not | Without | Entries | Judged | Tree
 
 _YES = Honoured()
 _MACHINE = "reaches for the machine itself"
@@ -242,7 +251,7 @@ SERVICE: Tree = {
     "user": _YES,
     "userns_mode": _GUARDED,
     "uts": _OTHER_SPACE,
-    "volumes": Entries(Judged("mount"), text=Judged("mount")),
+    "volumes": Entries(Judged("mount", MOUNT), text=Judged("mount")),
     "volumes_from": Entries({}, text=Not(("container:",), _SHARED)),
     "working_dir": _YES,
 }

@@ -26,7 +26,7 @@ class ComposeSettings(EngineSettings):
     host_access: bool = False
     """Let workloads at this machine: its paths, networks, devices, names, all capabilities, privileged containers."""
     pull_timeout: float = 600.0
-    """Seconds for pulling the images of one workload."""
+    """Seconds for pulling the images of one Compose file, or one image of a Pod."""
     up_timeout: float = 600.0
     """Seconds for bringing up one Compose file, pulls and waiting for healthy dependencies included."""
 

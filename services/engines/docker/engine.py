@@ -85,7 +85,9 @@ class DockerEngine(EngineOfParts):
             pause_image=machine.pause_image,
             supervisor=machine.supervisor,
         )
-        pods = DockerPods(node_id=node_id, docker=docker, settings=settings, clock=clock)
+        pods = DockerPods(
+            node_id=node_id, docker=docker, settings=settings, storage=lambda: self._probe.storage, clock=clock
+        )
         super().__init__(node_id=node_id, parts={Format.COMPOSE: projects, Format.KUBERNETES: pods})
 
     async def __aenter__(self) -> Self:

@@ -98,6 +98,12 @@ class Probe:
         self.version = ""
         self.api_version = ""
 
+    @property
+    def storage(self) -> Path | None:
+        """Docker's root directory, once it is known."""
+        root = (self._last_info or {}).get("DockerRootDir")
+        return Path(str(root)) if root else None
+
     async def run(self) -> Health:
         """One probe; never raises for a sick backend."""
         try:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from services.engines.docker_api.inspected import Inspected, seconds
 from services.engines.podman.containers import Containers
+from services.engines.podman.dialer import belongs
 from services.engines.podman.exec import Killing
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.pods.errands import Errands
@@ -129,9 +130,9 @@ class Checks:
             if self._has_timers and (seen := await self._seen(check)) > last:
                 last = seen  # podman's timer was first
                 continue
-            last = self._clock()
             async with self._turn:
                 now = await self._run(check)
+            last = self._clock()
             if now and now != status:
                 status = now
                 self._wake()
@@ -162,8 +163,10 @@ class Checks:
         try:
             for session in (await self._inspect(check.container)).get("ExecIDs") or ():
                 if _words(await self._containers.inspect_exec(session))[-1:] == [check.command]:
-                    await Killing(self._containers, check.container, session).run()
-        except (Refusal, BeemeshError) as error:
+                    processes = await self._containers.processes(check.container)
+                    leader = next((pid for pid, _, _ in processes if belongs(pid, session)), 0)
+                    await Killing(self._containers, check.container, session).run(leader)
+        except (Refusal, BeemeshError, OSError) as error:
             log.warning("health_check_left_behind", container=check.container[:12], why=error)
 
     async def _inspect(self, container: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Dialer:
         with suppress(TimeoutError, Refusal, BeemeshError, OSError, ValueError):
             async with asyncio.timeout(_KILL_SECONDS):
                 pid = int((await self._inspect(session)).get("Pid") or 0)
-            if pid > 1 and _belongs(pid, session):
+            if pid > 1 and belongs(pid, session):
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -131,7 +131,7 @@ def _network_mode(found: dict[str, Any]) -> str:
     return str((found.get("HostConfig") or {}).get("NetworkMode", ""))
 
 
-def _belongs(pid: int, session: str) -> bool:
+def belongs(pid: int, session: str) -> bool:
     """Whether this process was started by the conmon of this session: a pid may be of another namespace, or reused."""
     parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
     return session.encode() in Path(f"/proc/{parent}/cmdline").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Self
 
 from services.engines.engine import Health, Info, Resources
 from services.engines.parts import EngineOfParts
-from services.engines.podman import shelf, version
+from services.engines.podman import shelf
 from services.engines.podman.api import Deadlines
 from services.engines.podman.pods import PodmanPods
 from services.engines.podman.probe import Probe
@@ -60,7 +61,7 @@ class PodmanEngine(EngineOfParts):
             node_id=node_id,
             service=service,
             setup=compose or ComposeSetup(),
-            version=lambda: version.parse(self._probe.version),
+            probe=self._probe,
             clock=clock,
             log_bytes=log_bytes,
         )
@@ -94,5 +95,7 @@ class PodmanEngine(EngineOfParts):
 
     async def probe(self) -> Health:
         """Ping, info, and now and then a canary pod; without Compose podman is healthy, and the facts say so."""
-        health, compose = await self._probe.run(), await self._projects.look_for_compose()
-        return replace(health, attributes={**health.attributes, **compose}) if health.attributes else health
+        async with asyncio.TaskGroup() as group:
+            health, compose = group.create_task(self._probe.run()), group.create_task(self._projects.look_for_compose())
+        found = health.result()
+        return replace(found, attributes={**found.attributes, **compose.result()}) if found.attributes else found

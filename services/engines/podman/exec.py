@@ -193,11 +193,14 @@ class Killing:
         self._groups: set[int] = set()
         """Its process groups, as the container numbers them."""
 
-    async def run(self) -> None:
-        """Until nothing of it is there; what cannot be done is logged, not raised."""
+    async def run(self, leader: int = 0) -> None:
+        """Until nothing of it is there; what cannot be done is logged, not raised.
+
+        `leader`: the command's process, where that is known; of a health check podman does not tell it.
+        """
         try:
             async with asyncio.timeout(_KILL_SECONDS):
-                leader = await self._leader()
+                leader = leader or await self._leader()
                 while leader and await self._kill(leader):  # noqa: ASYNC110 - processes tell nobody
                     await asyncio.sleep(_POLL_SECONDS)  # what was just being started is seen at the next look
         except (Refusal, BeemeshError, TimeoutError) as error:

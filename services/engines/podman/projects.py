@@ -1,8 +1,8 @@
 """Compose projects on podman: what docker's daemon does by itself is done here, and podman's own readers are used.
 
 Podman has no daemon, so this starts again what ended, as its service says, and runs the health checks. Compose's own
-restart policies are taken off before podman sees them: podman restarts without a pause, without a back-off, and, before
-4.6, also what was stopped in just that moment.
+restart policies are taken off before podman sees them: podman restarts without a back-off, and also what was stopped
+just between two lives (4.3).
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ from services.engines.engine import (
 )
 from services.engines.inside import pick, select
 from services.engines.podman import exec as commands
-from services.engines.podman import logs, shelf
+from services.engines.podman import logs, shelf, version
 from services.engines.podman import stats as counters
 from services.engines.podman.api import Podman
 from services.engines.podman.checks import Checks
-from services.engines.podman.compose_rules import RULES, Adjustment, orders_of
+from services.engines.podman.compose_rules import RULES, Adjustment, lacking, orders_of
 from services.engines.podman.containers import Containers
 from services.engines.podman.dialer import Dialer
 from services.engines.podman.http import Refusal, UnixHttp
 from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
-from services.engines.podman.service import PodmanService
+from services.engines.podman.probe import Probe
+from services.engines.podman.service import PodmanService, check_length
 from services.engines.podman.translator import Translator
 from services.engines.pods.acts import Acts, SupervisorLimits
 from services.engines.pods.memory import Memories
@@ -69,6 +70,16 @@ from services.manifests import Manifest
 DOCKERS_BACK_OFF = BackOff(base=0.1, cap=60.0, forget_after=10.0)
 """As docker's daemon restarts."""
 _CALLS = 64
+_FIND_SECONDS = 2.0
+"""For a Compose to say its version, where that is only to be told."""
+_NAME_SERVERS = (
+    *(
+        Path(prefix, "podman/aardvark-dns")
+        for prefix in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
+    ),
+    *(Path(prefix, "cni/dnsname") for prefix in ("/usr/libexec", "/usr/lib", "/opt")),
+)
+"""Where podman has what answers for the names of containers."""
 _NOTHING = Finding(ok=True)
 
 
@@ -95,13 +106,16 @@ class PodmanProjects(Projects):
         node_id: str,
         service: PodmanService,
         setup: ComposeSetup,
-        version: Callable[[], tuple[int, ...]],
+        probe: Probe,
         clock: Callable[[], float],
         log_bytes: int,
     ) -> None:
-        """`service` is open while this is; `version` is podman's; a container's log takes `log_bytes` at most."""
+        """`service` is open while this is; `probe` knows podman's version and what its user may do.
+
+        A container's log takes `log_bytes` at most.
+        """
         self._service = service
-        self._version = version
+        self._probe = probe
         self._translator = Translator(service.run_dir / "compose.sock", upstream=lambda: service.socket)
         workdir = service.run_dir / "compose-empty"
         self.finder = Finder(setup.places, workdir=workdir)
@@ -140,6 +154,7 @@ class PodmanProjects(Projects):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
+        check_length(self._translator.path)
         http = UnixHttp(self._service.socket, concurrency=_CALLS)
         self._podman = Podman(http)
         self._containers = Containers(http)
@@ -173,16 +188,24 @@ class PodmanProjects(Projects):
     async def look_for_compose(self) -> dict[str, str]:
         """Facts about Compose for the engine's health; an engine without it runs pods all the same."""
         try:
-            found = await self.finder.find()
+            async with asyncio.timeout(_FIND_SECONDS):
+                found = await self.finder.find()
+        except TimeoutError:  # it may be busy: who needs it waits longer
+            return {"compose": f"does not say its version within {_FIND_SECONDS:g} s"}
         except BeemeshError as error:
             self.compose_fault = error
             return {"compose": f"{error.reason}: {error.message}"}
         self.compose_fault = None
-        return {"compose_version": found.version, "compose_path": str(found.path)}
+        facts = {"compose_version": found.version, "compose_path": str(found.path)}
+        if self._service.binary is not None and not any(map(Path.exists, _NAME_SERVERS)):
+            facts["compose_names"] = "services do not find each other by name: install aardvark-dns"
+        return facts
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """The same as on docker, what podman does otherwise, and whether there is a Compose at all."""
-        issues = list(super().check(manifest, config))
+        document = manifest.primary
+        lacks = lacking(document.body, self._probe.ability) if self._probe.ability.rootless else ()
+        issues = [*super().check(manifest, config), *(finding.issue(document) for finding in lacks)]
         if self.compose_fault is not None:
             fault = self.compose_fault
             issues.append(
@@ -290,7 +313,9 @@ class PodmanProjects(Projects):
     async def stats(self, workload_id: str) -> Sequence[ComponentStats]:
         """See `stats.sample`."""
         running = [each.component_id for each in await self._there(workload_id)]
-        return await self._asking(counters.sample(self._containers, running, backend_version=self._version()))
+        return await self._asking(
+            counters.sample(self._containers, running, backend_version=version.parse(self._probe.version))
+        )
 
     async def logs(self, workload_id: str, query: LogQuery) -> AsyncIterator[Sequence[LogLine]]:
         """See `Logs`."""

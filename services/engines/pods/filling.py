@@ -90,16 +90,17 @@ async def make_part(made: Made, part: str) -> Path:
     return made.place / part
 
 
-def archive(volume: Volume) -> bytes:
-    """The volume's contents as a tar archive, its root directory first."""
+def archive(volume: Volume, *, at: str = ".") -> bytes:
+    """The volume's contents as a tar archive, its root directory, which is called `at` in it, first."""
+    root = PurePosixPath(at)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in (".", *_directories(volume)):
-            info = tarfile.TarInfo(path)
+            info = tarfile.TarInfo(str(root / path))
             info.type, info.mode, info.gid = tarfile.DIRTYPE, volume.mode, volume.group or 0
             tar.addfile(info)
         for file in volume.files:
-            info = tarfile.TarInfo(file.path)
+            info = tarfile.TarInfo(str(root / file.path))
             info.size, info.mode, info.gid = len(file.content), file.mode, volume.group or 0
             tar.addfile(info, io.BytesIO(file.content))
     return buffer.getvalue()

@@ -17,13 +17,13 @@ from services.engines.podman.engine import PodmanEngine
 from services.errors import FailedPrecondition, InvalidArgument
 from services.manifests import parse
 from tests.harness.podman import PodmanMachine
+from tests.harness.ports import free_port
 from tests.integration.podman.workloads import (
     FOREVER,
     all_in,
     container,
     destroy,
     engine_on,
-    free_port,
     only,
     read,
     spec,

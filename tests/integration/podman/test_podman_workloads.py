@@ -12,6 +12,7 @@ from services.engines.engine import Config, LogQuery, PortMapping, Resources, Ro
 from services.engines.streams import closed_after
 from services.errors import FailedPrecondition, ResourceExhausted
 from tests.harness.podman import PodmanMachine
+from tests.harness.ports import free_port
 from tests.integration.podman.workloads import (
     FOREVER,
     all_in,
@@ -19,7 +20,6 @@ from tests.integration.podman.workloads import (
     destroy,
     engine_on,
     first_lines,
-    free_port,
     only,
     spec,
     texts,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -121,14 +120,6 @@ def only(found: Observation | None) -> Component:
 def all_in(state: WorkloadState) -> Callable[[Observation], bool]:
     """Whether every component is in this state."""
     return lambda found: bool(found.components) and all(part.state is state for part in found.components)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("0.0.0.0", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def applied(node_id: str, text: str, *, deployment: str = "app", config: Config | None = None) -> Spec:

@@ -482,3 +482,27 @@ def test_a_container_that_is_being_removed_is_not_started_again(tmp_path: Path) 
         assert len(scene.started) == 1
 
     virtually(main())
+
+
+def test_who_has_lost_its_network_is_stopped_once_and_counts_as_failed(tmp_path: Path) -> None:
+    """However often it is seen so; then its policy decides, also where it ended well."""
+
+    async def main() -> None:
+        scene = Scene(tmp_path)
+        async with scene.supervisor:
+            scene.see(running("r0", policy=Policy.ON_FAILURE))
+            for _ in range(3):
+                scene.supervisor.cut_off("c")
+            await asyncio.sleep(1)
+            scene.see(ended("r0", 0, policy=Policy.ON_FAILURE))
+            await asyncio.sleep(1)
+            scene.see(running("r1", policy=Policy.ON_FAILURE))
+            told = scene.describe(WorkloadState.RUNNING)
+            assert (told.restart_count, told.last_exit and told.last_exit.reason) == (1, "PodNetworkLost")
+            scene.may_run = False
+            scene.supervisor.cut_off("c")
+            await asyncio.sleep(1)
+        assert scene.stopped == [(0.0, 30.0)]
+        assert len(scene.started) == 1
+
+    virtually(main())

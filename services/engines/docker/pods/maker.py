@@ -48,20 +48,21 @@ class DockerMaker:
         await self._docker.remove_volume(name)
 
     async def lend(self, far: Sequence[Made], image: str, name: str) -> None:
-        targets = {f"/{index}": each.volume for index, each in enumerate(far)}
+        targets = {str(index): each.volume for index, each in enumerate(far)}
         labels = far[0].volume.labels
         body = {
             "Image": await self._pause.provide(),
             "Labels": {**labels, LABEL_POD: labels[LABEL_WORKLOAD_ID], LABEL_ROLE: ROLE_HELPER},
             "HostConfig": {
                 "NetworkMode": "none",
-                "Mounts": [_volume_mount(volume.name, target) for target, volume in targets.items()],
+                "Mounts": [_volume_mount(volume.name, f"/{target}") for target, volume in targets.items()],
             },
         }
         helper, _ = await self._docker.create_container(name, body)
         try:
             for target, volume in targets.items():
-                await self._docker.put_archive(helper, target, archive(volume))
+                # From above: docker leaves the directory in which it unpacks as it is.
+                await self._docker.put_archive(helper, "/", archive(volume, at=target))
         finally:
             await self._docker.remove_container(helper)
 

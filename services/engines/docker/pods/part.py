@@ -20,6 +20,7 @@ from services.engines.docker.pods.labels import of_node, of_workload
 from services.engines.docker.pods.maker import DockerMaker
 from services.engines.docker.pods.render import render
 from services.engines.docker.pods.replicas import DockerReplicas
+from services.engines.docker.pods.storage import is_in_reach, parts
 from services.engines.docker_api import exec as commands
 from services.engines.docker_api import stats
 from services.engines.docker_api.api import Docker
@@ -28,9 +29,11 @@ from services.engines.docker_api.logs import Logs
 from services.engines.engine import (
     Component,
     ComponentStats,
+    Config,
     ExecOrder,
     ExecSession,
     Export,
+    Issue,
     LogLine,
     LogQuery,
     Observation,
@@ -51,6 +54,7 @@ from services.engines.pods.part import PodsPart
 from services.engines.pods.plan import Plan
 from services.engines.pods.supervisor import Supervisor
 from services.engines.unix_http import Refusal
+from services.manifests import Manifest
 
 _RUNS = frozenset({WorkloadState.RUNNING, WorkloadState.STARTING, WorkloadState.DEGRADED})
 
@@ -77,11 +81,23 @@ class PodSettings:
 class DockerPods(PodsPart):
     """Kubernetes Pods on one daemon; see `Workloads` for what each method promises."""
 
-    def __init__(self, *, node_id: str, docker: Docker, settings: PodSettings, clock: Callable[[], float]) -> None:
-        """`docker` is open while this is; `clock` gives seconds since 1970."""
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        docker: Docker,
+        settings: PodSettings,
+        storage: Callable[[], Path | None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`docker` is open while this is; `clock` gives seconds since 1970.
+
+        `storage` is docker's root directory, None while nobody knows it.
+        """
         self.node_id = node_id
         self._docker = docker
         self._settings = settings
+        self._storage = storage
         self._clock = clock
         self._honours = HONOURS
         self._policy = settings.policy
@@ -117,6 +133,11 @@ class DockerPods(PodsPart):
     async def __aexit__(self, *exc: object) -> None:
         await self._supervisor.__aexit__(None, None, None)
 
+    def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
+        """Everything outside the fields that are honoured, and what needs docker's storage where that is not here."""
+        found = super().check(manifest, config)
+        return found if is_in_reach(self._storage()) else [*found, *parts(manifest, config)]
+
     # Create
 
     def _plan(self, spec: Spec) -> Plan:
@@ -151,6 +172,9 @@ class DockerPods(PodsPart):
     def _see(self, containers: Sequence[Inspected], began: float, *, whole: bool) -> None:
         infra = {str(each["Id"]): found for each in containers if (found := observe.infra_of(each))}
         self._infra = infra if whole else self._infra | infra
+        if whole:
+            kept = set(infra.values())
+            self._rising = {name: lock for name, lock in self._rising.items() if name in kept or lock.locked()}
         self._supervisor.see(observe.sightings(containers), began=began, whole=whole)
         for container in observe.cut_off(containers):
             self._supervisor.cut_off(container)

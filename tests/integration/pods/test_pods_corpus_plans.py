@@ -1,4 +1,4 @@
-"""Manifests of the corpus on a real podman: a plan touches nothing, and what was deployed plans as nothing to do."""
+"""The corpus on every backend of Pods: a plan touches nothing, and what was deployed plans as nothing to do."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from services.engines.keeper import Keeper
 from services.engines.records import Records, Removal
 from services.identity import workload_id
 from tests.corpus import ROOT, Case, read
-from tests.harness.podman import PodmanMachine
+from tests.integration.pods.machine import PodMachine
 
-pytestmark = [pytest.mark.podman, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.timeout(90)
 
 QUICK = (
     "deployment-zero-replicas",  # nothing
@@ -26,15 +26,15 @@ QUICK = (
     "pvc",  # a volume that stays
     "restart-never",  # a pod that has ended
 )
-"""One of each shape that podman's objects can have."""
+"""One of each shape that a backend's objects can have."""
 CASES = [read(ROOT / f"kubernetes/{name}.yaml") for name in QUICK]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.path.stem)
 async def test_what_was_deployed_plans_as_nothing_to_do(
-    machine: PodmanMachine, node_id: str, case: Case, tmp_path: Path
+    machine: PodMachine, node_id: str, case: Case, tmp_path: Path
 ) -> None:
-    """CREATE before, NONE after, and neither plan makes or removes any object of podman's."""
+    """CREATE before, NONE after, and neither plan makes or removes any object of the backend."""
     order = DeployOrder(
         workload_id=workload_id(node=node_id, deployment="planned"), manifest_id="planned", text=case.text
     )
