@@ -23,7 +23,7 @@ async def test_questions_leave_one_connection_a_thread(docker: DockerMachine) ->
         await asyncio.gather(*(sdk.ask(lambda client, f=f: client.containers(filters=f)) for f in questions))  # type: ignore[misc]  # mypy cannot infer a lambda's default
         assert 0 < sockets() - before <= 8
     finally:
-        sdk.close()
+        await sdk.close()
 
 
 def sockets() -> int:
