@@ -107,10 +107,13 @@ class Sdk:
     def _client(self) -> APIClient:
         """This thread's: a session is not for several."""
         from docker import APIClient
+        from docker.transport import UnixHTTPAdapter
 
         known: APIClient | None = getattr(self._mine, "client", None)
         if known is None:
             known = self._mine.client = APIClient(base_url=f"unix://{self._socket}", version=API_VERSION)
+            # Of itself the SDK keeps a connection for each URL that it has asked, 25 of them, whatever it is told.
+            known.mount("http+docker://", UnixHTTPAdapter(f"http+unix://{self._socket}", pool_connections=1))
             self._clients.append(known)
         return known
 
