@@ -15,11 +15,37 @@ from tests.cluster.node import BUILD_SECONDS, CallFailed, Cluster, until
 SERVICES = ("registry", "provider", "mock", "docker", "wasm", "orchestrator")
 ENGINES = ("docker", "mock", "wasm")
 
+WAITS = "trap 'exit 0' TERM; while :; do sleep 0.2; done"
 POD = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: pretend, annotations: {beemesh.io/runtime-engine: mock}}
 spec: {containers: [{name: main, image: "localhost/any:1"}]}
+"""
+REAL_POD = f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: site}}
+spec:
+  initContainers:
+  - name: first
+    image: {REFERENCE}
+    command: [sh, -c, "echo made > /work/first"]
+    volumeMounts: [{{name: work, mountPath: /work}}]
+  containers:
+  - name: web
+    image: {REFERENCE}
+    command: [sh, -c, "cat /work/first /settings/greeting; httpd -p 8080 -h /settings; {WAITS}"]
+    readinessProbe: {{httpGet: {{path: /greeting, port: 8080}}, periodSeconds: 1}}
+    volumeMounts: [{{name: work, mountPath: /work}}, {{name: settings, mountPath: /settings}}]
+  volumes:
+  - {{name: work, emptyDir: {{}}}}
+  - {{name: settings, configMap: {{name: settings}}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: settings}}
+data: {{greeting: "hello\\n"}}
 """
 FUNCTION = """\
 apiVersion: beemesh.io/v1
@@ -56,6 +82,7 @@ secrets: {{password: {{file: PATH}}}}
 """
 SECRET = "correct horse"
 PRETEND, DOUBLE, SHOP = "pod-default-pretend", "function-default-double", "compose-shop"
+SITE = "pod-default-site"
 
 
 def invoke(cluster: Cluster, value: int) -> int:
@@ -157,11 +184,26 @@ def test_a_compose_file_on_docker(cluster: Cluster, compose: str) -> None:
     ]
     assert cluster.docker("exec", db, "cat", "/run/secrets/password") == SECRET
     cluster.ask("DeleteDeployment", {"name": SHOP, "remove_volumes": True})
+    assert left(cluster) == ""
+
+
+def test_a_pod_on_docker(cluster: Cluster) -> None:
+    """Where there is no podman docker runs it, from an engine that sees neither docker's storage nor its pods' processes.
+
+    Its init container was first, its files are there, and its probe reaches it.
+    """
+    applied = cluster.apply(REAL_POD)
+    assert applied["deployment"]["instances"][0]["engine_id"] == "docker"
+    assert cluster.log(SITE) == ["made", "hello"]
+    cluster.ask("DeleteDeployment", {"name": SITE})
+    assert left(cluster) == ""
+
+
+def left(cluster: Cluster) -> str:
+    """What docker has of this node's workloads."""
     mine = f"label=beemesh.io/node-id={cluster.node_id}"
-    for kind in ("container", "network", "volume"):
-        assert (
-            cluster.docker(kind, "ls", "--quiet", "--filter", mine, *(["--all"] if kind == "container" else [])) == ""
-        )
+    kinds = {"container": ["--all"], "network": [], "volume": []}
+    return "".join(cluster.docker(kind, "ls", "--quiet", "--filter", mine, *more) for kind, more in kinds.items())
 
 
 @pytest.fixture
