@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -19,15 +20,20 @@ def conditions() -> str:
     load = os.getloadavg()[0]
     return (
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cores} cores, Linux {platform.release().partition('-')[0]}, "
-        f"Python {platform.python_version()}, {packages}{_podman()}; load average at the start {load:.1f}"
+        f"Python {platform.python_version()}, {packages}{_backends()}; load average at the start {load:.1f}"
     )
 
 
-def _podman() -> str:
-    if shutil.which("podman") is None:
-        return ""
-    asked = subprocess.run(["podman", "--version"], capture_output=True, text=True, timeout=10, check=False)
-    return f", {asked.stdout.strip().replace(' version', '')}" if asked.returncode == 0 else ""
+def _backends() -> str:
+    """The versions of podman and docker, where they are."""
+    found = ""
+    for name, program in (("podman", "podman"), ("docker", "dockerd")):
+        if shutil.which(program) is None:
+            continue
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        version = re.search(r"version ([0-9.]+)", asked.stdout)
+        found += f", {name} {version[1]}" if version else ""
+    return found
 
 
 def _halves() -> tuple[set[int], set[int]]:

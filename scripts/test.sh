@@ -15,4 +15,5 @@ fi
 # What functions run on is built once for a checkout, outside of any test's time limit.
 .venv/bin/python -m services.engines.wasm.toolchain --cache-dir .build/wasm >/dev/null ||
   echo "test: the Python runtime of functions cannot be built; the tests on it will fail" >&2
-exec .venv/bin/python -m pytest "$@"
+# Two at a time, each with engines of its own; the tests of one file stay together.
+exec .venv/bin/python -m pytest -n "${JOBS:-2}" --dist loadfile "$@"

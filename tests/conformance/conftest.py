@@ -67,11 +67,18 @@ def harnesses() -> Iterator[dict[str, EngineHarness]]:
             harness.__exit__(None, None, None)
 
 
+def get_harness(harnesses: dict[str, EngineHarness], engine: str) -> EngineHarness:
+    """The engine's, started when it is needed first."""
+    if engine not in harnesses:
+        harnesses[engine] = ENGINES[engine]().__enter__()
+    return harnesses[engine]
+
+
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1].value}")
 def case(request: pytest.FixtureRequest, harnesses: dict[str, EngineHarness]) -> Iterator[Case]:
     """One engine and format."""
     engine, format_ = request.param
-    if engine not in harnesses:
-        harnesses[engine] = ENGINES[engine]().__enter__()
     with short_directory() as directory:
-        yield Case(harness=harnesses[engine], format=format_, directory=directory, name=f"c{uuid.uuid4().hex[:8]}")
+        yield Case(
+            harness=get_harness(harnesses, engine), format=format_, directory=directory, name=f"c{uuid.uuid4().hex[:8]}"
+        )

@@ -32,6 +32,14 @@ services:
     healthcheck: {{test: [CMD, ls, /ready], interval: 500ms, retries: 60}}
 """
 COMPOSE_ID = "compose-cut"
+ON_DOCKER = f"""\
+apiVersion: v1
+kind: Pod
+metadata: {{name: cut, annotations: {{beemesh.io/runtime-engine: docker}}}}
+spec:
+  containers:
+  - {{name: main, image: {IMAGE}, imagePullPolicy: Never, command: [sh, -c, "{WAITS}"]}}
+"""
 POD = f"""\
 apiVersion: v1
 kind: Pod
@@ -49,7 +57,7 @@ _UNFENCED_SECONDS = 5.0
 CALLS = {
     "network": ("POST", "/networks/create"),
     "volume": ("POST", "/volumes/create"),
-    "create": ("POST", "/containers/create.*name=bm-beemesh"),
+    "create": ("POST", "/containers/create.*name=.*beemesh-.*-cut-"),
     "start": ("POST", "/containers/[0-9a-f]{64}/start"),
 }
 """What Compose asks of the daemon, in this order."""
@@ -103,31 +111,44 @@ def begin(mixed: MixedNode, manifest: str) -> None:
     mixed.apply(manifest, wait=0)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "name", "manifest"),
+    [*((call, COMPOSE_ID, ONE) for call in CALLS), *((call, POD_ID, ON_DOCKER) for call in ("create", "start"))],
+    ids=[*(f"compose-{call}" for call in CALLS), "pod-create", "pod-start"],
+)
 def test_an_answer_that_is_cut_is_one_copy_in_the_end(
-    mixed: MixedNode, watched: Callable[[str], Watched], call: str
+    mixed: MixedNode, watched: Callable[[str], Watched], call: str, name: str, manifest: str
 ) -> None:
-    """The daemon has done it and its answer is lost: one copy, made there anew or elsewhere after a fence."""
-    looked = watched(COMPOSE_ID)
+    """The daemon has done it and its answer is lost: emptied first, it runs once, on podman or there anew."""
+    looked = watched(name)
     cut = mixed.backends.proxy.cut(*CALLS[call])
-    begin(mixed, ONE)
+    begin(mixed, manifest)
     assert 200 <= cut.wait() < 300
-    looked.assert_one_copy(mixed.until_active(COMPOSE_ID, "docker", "podman"), 1)
+    deployment = mixed.until_active(name, "docker", "podman")
+    looked.assert_one_copy(deployment, 1)
+    first = deployment.attempts[0]
+    assert first.engine_id == "docker"
+    assert first.fenced == (deployment.instances[0].engine_id == "podman")
 
 
-@pytest.mark.parametrize("call", ["create", "start"])
+@pytest.mark.parametrize(
+    ("call", "name", "manifest"),
+    [("create", COMPOSE_ID, ONE), ("start", COMPOSE_ID, ONE), ("start", POD_ID, ON_DOCKER)],
+    ids=["compose-create", "compose-start", "pod-start"],
+)
 def test_without_a_fence_there_is_no_second_copy(
-    mixed: MixedNode, watched: Callable[[str], Watched], call: str
+    mixed: MixedNode, watched: Callable[[str], Watched], call: str, name: str, manifest: str
 ) -> None:
     """The answer cut and the daemon out of reach from then on: DEGRADED, and nothing on podman; back, it heals."""
-    looked = watched(COMPOSE_ID)
+    looked = watched(name)
     cut = mixed.backends.proxy.cut(*CALLS[call], then_refuse=True)
-    begin(mixed, ONE)
+    begin(mixed, manifest)
     assert 200 <= cut.wait() < 300
     looked.assert_stays_unfenced("podman")
-    assert mixed.backends.running(looked.workload).keys() == ({"docker"} if call == "start" else set())
+    if name == COMPOSE_ID:
+        assert mixed.backends.running(looked.workload).keys() == ({"docker"} if call == "start" else set())
     mixed.backends.proxy.forward()
-    looked.assert_one_copy(mixed.until_active(COMPOSE_ID, "docker", "podman"), 1)
+    looked.assert_one_copy(mixed.until_active(name, "docker", "podman"), 1)
 
 
 def test_a_docker_that_hangs_gets_no_second_copy_beside_it(mixed: MixedNode, watched: Callable[[str], Watched]) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket as sockets
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -46,7 +48,7 @@ class CuttingProxy:
         self._backend = backend
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cutting-proxy", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._listener: sockets.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._cuts: list[Cut] = []
         self._open = asyncio.Event()
@@ -94,31 +96,50 @@ class CuttingProxy:
 
     async def _forward(self) -> None:
         self._open.set()
-        if self._server is None:
+        if self._listener is None:
             self.socket.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._serve, str(self.socket))
+            listening = sockets.socket(sockets.AF_UNIX)
+            listening.setblocking(False)
+            listening.bind(str(self.socket))
+            listening.listen()
+            self._loop.add_reader(listening, self._take, listening)
+            self._listener = listening
+
+    def _take(self, listening: sockets.socket) -> None:
+        """Take a connection that waits; asyncio's own server loses those that come while it is closed."""
+        try:
+            taken, _ = listening.accept()
+        except BlockingIOError:
+            return
+        taken.setblocking(False)
+        task = self._loop.create_task(self._serve(taken))
+        self._connections.add(task)
+        task.add_done_callback(partial(self._ended, taken))
+
+    def _ended(self, taken: sockets.socket, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        taken.close()
 
     async def _hang(self) -> None:
         await self._forward()
         self._open.clear()
 
     async def _refuse(self) -> None:
-        self._stop_listening()
-        for task in list(self._connections - {asyncio.current_task()}):
-            task.cancel()
+        self._cut_all()
         if self._connections:
             await asyncio.wait(self._connections)
 
-    def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    def _cut_all(self) -> None:
+        """Listen no more, and end all connections."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for task in self._connections:
+            task.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        client = _End(reader, writer)
+    async def _serve(self, taken: sockets.socket) -> None:
+        client = _End(*await asyncio.open_unix_connection(sock=taken))
         try:
             await self._open.wait()
             daemon = _End(*await asyncio.open_unix_connection(str(self._backend)))
@@ -126,11 +147,10 @@ class CuttingProxy:
                 await self._pass(client, daemon)
             finally:
                 daemon.close()
-        except (OSError, asyncio.CancelledError):  # no daemon, or told to cut: the client sees the end of it
+        except OSError:  # no daemon: the client sees the end of it
             pass
         finally:
             client.close()
-            self._connections.discard(task)
 
     async def _pass(self, client: _End, daemon: _End) -> None:
         """Both directions, until both have ended or an answer is to be cut."""
@@ -191,19 +211,13 @@ class CuttingProxy:
                 cut = waiting[0]
                 cut.status = int(data.split(b" ", 2)[1])
                 if cut.then_refuse:
-                    self._stop_listening()
-                    self._cut_others()
+                    self._cut_all()
                 cut.done.set()
                 raise ConnectionAbortedError
             client.writer.write(data)
             await client.writer.drain()
         with suppress(OSError):
             client.writer.write_eof()
-
-    def _cut_others(self) -> None:
-        """Those that stand already; this one ends by itself."""
-        for task in self._connections:
-            task.cancel()
 
 
 class _End:

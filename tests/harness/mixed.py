@@ -27,6 +27,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from scripts.client import Client
 from scripts.local_node import LocalNode
+from services.engines.pods.labels import LABEL_ROLE, ROLE_INFRA
 from services.identity import LABEL_NODE_ID, LABEL_WORKLOAD_ID
 from tests.harness.cutting_proxy import CuttingProxy
 from tests.harness.docker import IMAGE as IMAGE
@@ -172,24 +173,29 @@ class Backends:
     # What is in them
 
     def running(self, workload_id: str) -> dict[str, list[str]]:
-        """By engine, the names of a workload's containers that run, podman's own left out; both backends are asked.
+        """By engine, the names of a workload's containers that run, those of no manifest left out.
 
-        A docker that is stopped is left out: what was running there runs on.
+        Both backends are asked, but for a docker that is stopped: what was running there runs on.
         """
         label = f"{LABEL_WORKLOAD_ID}={workload_id}"
         found: dict[str, list[str]] = {}
         if self.docker.runs:
-            found["docker"] = [c["Name"].lstrip("/") for c in self.docker.containers(label) if c["State"]["Running"]]
+            found["docker"] = [c["Name"].lstrip("/") for c in self._docker_containers(label)]
         ps = self.podman.listed("ps", "--filter", f"label={label}")
         found["podman"] = [c["Names"][0] for c in ps if not c.get("IsInfra")]
         return {engine: sorted(names) for engine, names in found.items() if names}
 
     def ids(self, workload_id: str) -> set[str]:
-        """The containers of a workload that run, podman's own left out; docker's while it runs."""
+        """The containers of a workload that run, those of no manifest left out; docker's while it runs."""
         label = f"{LABEL_WORKLOAD_ID}={workload_id}"
-        docker = self.docker.containers(label) if self.docker.runs else []
+        docker = self._docker_containers(label) if self.docker.runs else []
         podman = self.podman.listed("ps", "--filter", f"label={label}")
-        return {c["Id"] for c in docker if c["State"]["Running"]} | {c["Id"] for c in podman if not c.get("IsInfra")}
+        return {c["Id"] for c in docker} | {c["Id"] for c in podman if not c.get("IsInfra")}
+
+    def _docker_containers(self, label: str) -> list[dict[str, Any]]:
+        """Those that run, but for the ones that hold a Pod's network."""
+        found = [c for c in self.docker.containers(label) if c["State"]["Running"]]
+        return [c for c in found if c["Config"]["Labels"].get(LABEL_ROLE) != ROLE_INFRA]
 
     def kept(self, workload_id: str, file: str) -> list[str]:
         """The words in this file, in whichever volumes of a workload have it; both backends must be there."""

@@ -56,6 +56,13 @@ _RULES: Sequence[_Rule] = (
         _RETRY_SECONDS,
     ),
     _rule(
+        r"route ip\+net: no such network interface",
+        Unavailable,
+        "BACKEND_UNREACHABLE",
+        "an interface went while the daemon looked at them; retry",
+        _RETRY_SECONDS,
+    ),
+    _rule(
         r"port is already allocated|address already in use",
         FailedPrecondition,
         "PORT_IN_USE",

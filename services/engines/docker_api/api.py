@@ -72,7 +72,7 @@ class Docker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.sdk.close()
+        await self.sdk.close()
 
     # Questions
 

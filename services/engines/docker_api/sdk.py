@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,8 @@ T = TypeVar("T")
 API_VERSION = "1.41"
 """Docker 20.10's, the oldest with all that is asked for; newer ones still speak it."""
 _THREADS = 8
+_CLOSE_SECONDS = 1.0
+_POLL_SECONDS = 0.01
 _MAX_CAUSE = 200
 
 
@@ -40,16 +43,25 @@ class Sdk:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker-sdk")
         self._mine = threading.local()
         self._clients: list[APIClient] = []
+        self._busy: set[int] = set()
+        """The threads that ask just now."""
         self._is_closed = False
 
     async def open(self) -> None:
         """Import the SDK, which takes a moment, before anybody's deadline runs."""
         await asyncio.get_running_loop().run_in_executor(self._threads, import_module, "docker")
 
-    def close(self) -> None:
-        """Let the threads end; what one of them still waits for is dropped."""
+    async def close(self) -> None:
+        """Ask nothing more, and let the threads end; what one of them still waits for after a moment is dropped.
+
+        Who closes may end the daemon next: of a connection that fails then, the SDK leaves its socket open.
+        """
         self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while self._busy:  # noqa: ASYNC110 - a thread tells nobody
+                    await asyncio.sleep(_POLL_SECONDS)
         for client in self._clients:
             client.close()
 
@@ -71,6 +83,7 @@ class Sdk:
         from docker.errors import APIError, DockerException
         from requests import RequestException, Timeout
 
+        self._busy.add(threading.get_ident())
         try:
             listens(self._socket, seconds)
             client = self._client()
@@ -93,14 +106,18 @@ class Sdk:
         finally:
             if self._is_closed and (client := getattr(self._mine, "client", None)) is not None:
                 client.close()  # once more: the connection of this question was not there to be closed
+            self._busy.discard(threading.get_ident())
 
     def _client(self) -> APIClient:
         """This thread's: a session is not for several."""
         from docker import APIClient
+        from docker.transport import UnixHTTPAdapter
 
         known: APIClient | None = getattr(self._mine, "client", None)
         if known is None:
             known = self._mine.client = APIClient(base_url=f"unix://{self._socket}", version=API_VERSION)
+            # Of itself the SDK keeps a connection for each URL that it has asked, 25 of them, whatever it is told.
+            known.mount("http+docker://", UnixHTTPAdapter(f"http+unix://{self._socket}", pool_connections=1))
             self._clients.append(known)
         return known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -94,5 +95,7 @@ class PodmanEngine(EngineOfParts):
 
     async def probe(self) -> Health:
         """Ping, info, and now and then a canary pod; without Compose podman is healthy, and the facts say so."""
-        health, compose = await self._probe.run(), await self._projects.look_for_compose()
-        return replace(health, attributes={**health.attributes, **compose}) if health.attributes else health
+        async with asyncio.TaskGroup() as group:
+            health, compose = group.create_task(self._probe.run()), group.create_task(self._projects.look_for_compose())
+        found = health.result()
+        return replace(found, attributes={**found.attributes, **compose.result()}) if found.attributes else found

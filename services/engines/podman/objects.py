@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from services.engines.podman.http import Refusal, Reply, UnixHttp
 _LIBPOD = f"/v{API_VERSION}/libpod"
 _WAIT_INTERVAL = "20ms"
 _CALLS = 64
+_LOOKS = 5
+_GONE_MEANWHILE = re.compile(r"no such (volume|container|pod)")
 
 
 class Objects:
@@ -94,9 +97,19 @@ class Objects:
     async def volumes(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The volumes of Pods that carry all these labels; podman's own filter is content with any of them (4.3)."""
         filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
-        found = (await self._get("/volumes/json", {"filters": json.dumps(filters)})).json() or []
+        found = await self._listed("/volumes/json", {"filters": json.dumps(filters)})
         marked = ((volume, volume.get("Labels") or {}) for volume in found)
         return [volume for volume, marks in marked if labels.items() <= marks.items() and PROJECT not in marks]
+
+    async def _listed(self, target: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """A list; podman (4.3) fails when one of the things in it goes while it looks, and is asked again then."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return (await self._get(target, query)).json() or []
+            except Refusal as refusal:
+                if not _GONE_MEANWHILE.search(refusal.text):
+                    raise
+        return (await self._get(target, query)).json() or []
 
     async def remove_volume(self, name: str) -> None:
         """Remove a volume that no container uses; one that is gone is no error."""

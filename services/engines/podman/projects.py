@@ -1,8 +1,8 @@
 """Compose projects on podman: what docker's daemon does by itself is done here, and podman's own readers are used.
 
 Podman has no daemon, so this starts again what ended, as its service says, and runs the health checks. Compose's own
-restart policies are taken off before podman sees them: podman restarts without a pause, without a back-off, and, before
-4.6, also what was stopped in just that moment.
+restart policies are taken off before podman sees them: podman restarts without a back-off, and also what was stopped
+just between two lives (4.3).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from services.engines.podman.machine import own_ulimits, this_machine
 from services.engines.podman.observe import unexplained
 from services.engines.podman.oom import killed_here
 from services.engines.podman.probe import Probe
-from services.engines.podman.service import PodmanService
+from services.engines.podman.service import PodmanService, check_length
 from services.engines.podman.translator import Translator
 from services.engines.pods.acts import Acts, SupervisorLimits
 from services.engines.pods.memory import Memories
@@ -70,6 +70,16 @@ from services.manifests import Manifest
 DOCKERS_BACK_OFF = BackOff(base=0.1, cap=60.0, forget_after=10.0)
 """As docker's daemon restarts."""
 _CALLS = 64
+_FIND_SECONDS = 2.0
+"""For a Compose to say its version, where that is only to be told."""
+_NAME_SERVERS = (
+    *(
+        Path(prefix, "podman/aardvark-dns")
+        for prefix in ("/usr/libexec", "/usr/lib", "/usr/local/libexec", "/usr/local/lib")
+    ),
+    *(Path(prefix, "cni/dnsname") for prefix in ("/usr/libexec", "/usr/lib", "/opt")),
+)
+"""Where podman has what answers for the names of containers."""
 _NOTHING = Finding(ok=True)
 
 
@@ -144,6 +154,7 @@ class PodmanProjects(Projects):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
+        check_length(self._translator.path)
         http = UnixHttp(self._service.socket, concurrency=_CALLS)
         self._podman = Podman(http)
         self._containers = Containers(http)
@@ -177,12 +188,18 @@ class PodmanProjects(Projects):
     async def look_for_compose(self) -> dict[str, str]:
         """Facts about Compose for the engine's health; an engine without it runs pods all the same."""
         try:
-            found = await self.finder.find()
+            async with asyncio.timeout(_FIND_SECONDS):
+                found = await self.finder.find()
+        except TimeoutError:  # it may be busy: who needs it waits longer
+            return {"compose": f"does not say its version within {_FIND_SECONDS:g} s"}
         except BeemeshError as error:
             self.compose_fault = error
             return {"compose": f"{error.reason}: {error.message}"}
         self.compose_fault = None
-        return {"compose_version": found.version, "compose_path": str(found.path)}
+        facts = {"compose_version": found.version, "compose_path": str(found.path)}
+        if self._service.binary is not None and not any(map(Path.exists, _NAME_SERVERS)):
+            facts["compose_names"] = "services do not find each other by name: install aardvark-dns"
+        return facts
 
     def check(self, manifest: Manifest, config: Config) -> Sequence[Issue]:
         """The same as on docker, what podman does otherwise, and whether there is a Compose at all."""

@@ -107,7 +107,7 @@ class PodmanService:
         named = self._settings.socket or _named_socket(self._env)
         if named is None and self.binary is not None and not await _answers(SYSTEM_SOCKET):
             self.socket = self._settings.run_dir / _OWN_SOCKET
-            _check_length(self.socket)
+            check_length(self.socket)
             self.socket.unlink(missing_ok=True)  # of a service that died with an earlier engine
             self._keeper = self._tasks.create_task(self._keep(self.binary))
             await self.wait_for_socket()
@@ -246,7 +246,8 @@ async def _answers(socket: Path) -> bool:
     return reply.ok
 
 
-def _check_length(socket: Path) -> None:
+def check_length(socket: Path) -> None:
+    """Raise FailedPrecondition(SOCKET_PATH_TOO_LONG) where the system would not take it."""
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
         raise FailedPrecondition(
             f"socket path {socket} is longer than {_SOCKET_PATH_MAX} bytes; choose a shorter run_dir",

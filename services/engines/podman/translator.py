@@ -1,8 +1,8 @@
 """Stands between Compose and podman's Docker-compatible socket, and mends the one answer that Compose would misread.
 
 Compose makes a container anew that is not in the networks, or does not have the volumes, which it should have. It looks
-that up in the list of containers, where podman tells the names of networks for their ids (before 5.7), and no mounts
-(4.3): all would be made anew by each `up`. Everything else passes as it is, one request a connection.
+that up in the list of containers, where podman tells the names of networks for their ids, and no mounts (4.3): all
+would be made anew by each `up`. Everything else passes as it is, one request a connection.
 """
 
 from __future__ import annotations

@@ -48,6 +48,11 @@ CASES: dict[str, tuple[str, type[BeemeshError], str]] = {
         Unavailable,
         "BACKEND_UNREACHABLE",
     ),
+    "an interface that went": (
+        "failed to create network a_default: " + DAEMON + "route ip+net: no such network interface",
+        Unavailable,
+        "BACKEND_UNREACHABLE",
+    ),
     "an answer that is cut": ("unexpected EOF", Unavailable, "BACKEND_UNREACHABLE"),
     "no program": (
         DAEMON + 'OCI runtime create failed: exec: "nope": executable file not found in $PATH: unknown',
