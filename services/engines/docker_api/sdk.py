@@ -88,7 +88,11 @@ class Sdk:
             listens(self._socket, seconds)
             client = self._client()
             client.timeout = seconds
-            return question(client)
+            try:
+                return question(client)
+            finally:
+                if self._is_closed:  # whoever closed them all has not seen what was opened since
+                    client.close()
         except APIError as error:
             raise Refusal(error.response.status_code, str(error.explanation or error)) from error
         except (RequestException, DockerException, OSError) as error:
