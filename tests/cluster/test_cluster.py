@@ -188,7 +188,7 @@ def test_a_compose_file_on_docker(cluster: Cluster, compose: str) -> None:
 
 
 def test_a_pod_on_docker(cluster: Cluster) -> None:
-    """Where there is no podman docker runs it, from an engine that sees neither docker's storage nor its pods' processes.
+    """Where there is no podman docker runs it, from an engine that sees neither docker's storage nor its processes.
 
     Its init container was first, its files are there, and its probe reaches it.
     """
