@@ -135,6 +135,10 @@ class EngineOfParts(Engine):
         return await asyncio.gather(*(part.observe() for part in self._parts.values()))
 
     async def observe_one(self, workload_id: str) -> Observation | None:
+        """The part that was last seen to have it is asked alone: others have at most what is left of another format."""
+        home = self._homes.get(workload_id)
+        if home is not None and (known := await home.observe_one(workload_id)) and known.components:
+            return known
         seen = await asyncio.gather(*(part.observe_one(workload_id) for part in self._parts.values()))
         found: Observation | None = None
         self._homes.pop(workload_id, None)
