@@ -10,8 +10,8 @@ authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
 make_kept() {
   local root
-  command -v debootstrap >/dev/null || { echo "base_image: needs debootstrap: apt-get install debootstrap" >&2; return 1; }
   [ "$(id -u)" = 0 ] || { echo "base_image: debootstrap needs root" >&2; return 1; }
+  command -v debootstrap >/dev/null || scripts/setup.sh base
   mkdir -p "$(dirname "$kept")"
   root=$(mktemp -d)
   # An interrupted debootstrap leaves /proc and /sys mounted.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a fresh Debian or Ubuntu lacks: `setup.sh python | engines | tools`. Without root it uses what is there
+# Installs what a fresh Debian or Ubuntu lacks: `setup.sh python | engines | tools | base`. Without root it uses what is there
 # and says what it left out. Every part is quick when there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -158,9 +158,17 @@ setup_tools() {
   fi
 }
 
+# What makes a base image where images come from no registry.
+setup_base() {
+  have debootstrap && return
+  can_install || { say "needs debootstrap: apt-get install debootstrap"; exit 1; }
+  install_packages debootstrap
+}
+
 case ${1:-} in
   python) setup_python ;;
   engines) setup_engines ;;
   tools) setup_tools ;;
-  *) say "usage: setup.sh python | engines | tools" && exit 2 ;;
+  base) setup_base ;;
+  *) say "usage: setup.sh python | engines | tools | base" && exit 2 ;;
 esac
