@@ -9,7 +9,6 @@ kept=.build/base/bookworm-$(dpkg --print-architecture).tar
 authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 
 make_kept() {
-  local root
   [ "$(id -u)" = 0 ] || { echo "base_image: debootstrap needs root" >&2; return 1; }
   command -v debootstrap >/dev/null || scripts/setup.sh base
   mkdir -p "$(dirname "$kept")"
