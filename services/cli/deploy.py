@@ -65,6 +65,8 @@ async def _apply_one(session: Session, source: Source, how: Apply) -> bool:
         f"deployment/{item.deployment_id} {_VERBS.get(answer.action, 'accepted')}{dry}: "
         f"{render.state(item)} on {render.engines_of(item) or 'no engine yet'}\n"
     )
+    if answer.action != ChangeAction.CHANGE_ACTION_NONE:
+        sys.stderr.writelines(f"note: {line}\n" for line in render.passed_over(item.decision))
     return how.dry_run or how.wait == 0 or item.state in _DONE or _late(item, how)
 
 

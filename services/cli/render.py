@@ -25,6 +25,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.cli.components import components, labels
 
+_PREFERRED = (
+    SelectionStage.SELECTION_STAGE_REQUEST,
+    SelectionStage.SELECTION_STAGE_ANNOTATION,
+    SelectionStage.SELECTION_STAGE_FORMAT,
+)
+"""The stages at which an engine is asked for, or meant."""
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
@@ -132,6 +138,17 @@ def decision(item: EngineDecision) -> str:
         for candidate in item.candidates
     ]
     return table(("ENGINE", "VERDICT", "STAGE", "REASON", "MESSAGE"), rows)
+
+
+def passed_over(item: EngineDecision) -> list[str]:
+    """Why an engine that was named, or is the format's own, was not taken; empty where it was."""
+    found: list[str] = []
+    for candidate in item.candidates:
+        if candidate.verdict == EngineCandidate.VERDICT_SELECTED:
+            return found
+        if candidate.stage in _PREFERRED:
+            found.append(f"{candidate.engine_id} was passed over: {candidate.reason}: {candidate.message}")
+    return []
 
 
 def engines(items: Iterable[Engine], default: str) -> str:

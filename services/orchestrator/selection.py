@@ -165,6 +165,8 @@ def decide(found: Sequence[Candidate]) -> Decision:
 
 
 _TEMPORARY = {"ENGINE_NOT_FOUND", "CORDONED", "ALREADY_TRIED", "ENGINE_UNREACHABLE"}
+_WRONG_ANYWHERE = {"UNKNOWN_OPTION", "MANIFEST_INVALID"}
+"""What is wrong with the request itself, whatever the engine: no other one helps, nor does waiting."""
 _UNFIT = {"UNSUPPORTED_FORMAT", "UNSUPPORTED_KIND"}
 
 
@@ -176,9 +178,10 @@ def refusal(decision: Decision, wish: Wish) -> BeemeshError:
         "; ".join(f"{c.engine_id}: {c.reason} ({c.message})" for c in decision.candidates) or "no engine is registered"
     )
     by_field = [c for c in fit if c.issues]
-    if by_field and (len(by_field) == len(fit) or wish.policy is Policy.NONE):
-        first = by_field[0]
-        kind = InvalidArgument if first.reason == "UNKNOWN_OPTION" else FailedPrecondition
+    wrong = [c for c in by_field if c.reason in _WRONG_ANYWHERE]
+    if wrong or (by_field and (len(by_field) == len(fit) or wish.policy is Policy.NONE)):
+        first = (wrong or by_field)[0]
+        kind = InvalidArgument if wrong else FailedPrecondition
         return kind(
             f"no engine can run this manifest as it is: {told}",
             reason=first.reason,

@@ -54,6 +54,31 @@ def deployment() -> pb2.Deployment:
     )
 
 
+@pytest.mark.parametrize(
+    ("stage", "selected", "expected"),
+    [
+        (pb2.SELECTION_STAGE_FORMAT, True, ["docker was passed over: UNHEALTHY: gone"]),
+        (pb2.SELECTION_STAGE_ANNOTATION, True, ["docker was passed over: UNHEALTHY: gone"]),
+        (pb2.SELECTION_STAGE_BEST_AVAILABLE, True, []),
+        (pb2.SELECTION_STAGE_FORMAT, False, []),
+    ],
+)
+def test_an_engine_that_was_meant_and_not_taken_is_named(
+    stage: pb2.SelectionStage.ValueType, selected: bool, expected: list[str]
+) -> None:
+    """With its reason, where another one was taken; an engine that was just one more is not."""
+    verdicts = pb2.EngineCandidate
+    decision = pb2.EngineDecision(
+        candidates=[
+            verdicts(
+                engine_id="docker", stage=stage, verdict=verdicts.VERDICT_REJECTED, reason="UNHEALTHY", message="gone"
+            ),
+            verdicts(engine_id="podman", verdict=verdicts.VERDICT_SELECTED if selected else verdicts.VERDICT_REJECTED),
+        ]
+    )
+    assert render.passed_over(decision) == expected
+
+
 def test_columns_are_aligned() -> None:
     """Every column begins at the same place on every line; an empty cell is a dash."""
     text = render.table(("A", "LONG"), [("a value", ""), ("b", "x")])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.errors import FailedPrecondition, NotFound, Unavailable
+from services.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.orchestrator import selection
 from services.orchestrator.model import Config, EngineView, Issue, Policy, Stage, Verdict, Wish
 from tests.unit.orchestrator.fakes import COMPOSE, FUNCTION, KUBERNETES, VIRTUAL_MACHINE, view
@@ -189,3 +189,12 @@ def test_a_field_that_no_engine_honours_is_refused_by_its_path() -> None:
     )
     warned = selection.accepted(candidate, [replace(issue, severity=1)])
     assert (warned.verdict, warned.issues) == (Verdict.ELIGIBLE, (replace(issue, severity=1),))
+
+
+def test_a_text_that_an_engine_cannot_read_is_the_callers_to_mend() -> None:
+    """INVALID_ARGUMENT with the line, also where another engine is down or cannot read it either."""
+    issue = Issue(severity=2, field_path="secrets.password", reason="MANIFEST_INVALID", message="no such key", line=18)
+    found = selection.candidates(wish(COMPOSE), down("podman"), default="")
+    asked = [selection.accepted(c, [issue]) if c.verdict is Verdict.ELIGIBLE else c for c in found]
+    error = selection.refusal(selection.decide(asked), wish(COMPOSE))
+    assert (type(error), error.reason, error.violations[0].line) == (InvalidArgument, "MANIFEST_INVALID", 18)
