@@ -21,6 +21,7 @@ from services.errors import (
 )
 from services.manifests import Document, Path, violation
 
+DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
 _RETRY_SECONDS = 5.0
 _RETRY_REGISTRY_SECONDS = 30.0
 _FIELD = re.compile(r"\b((?:services|networks|volumes|configs|secrets)(?:\.[\w-]+|\[[\w-]+\])*)")
@@ -129,7 +130,7 @@ _RULES: Sequence[_Rule] = (
     _rule(
         r"dependency failed to start|is unhealthy|didn't complete successfully|exited \(\d+\)",
         FailedPrecondition,
-        "DEPENDENCY_FAILED",
+        DEPENDENCY_FAILED,
         "another service waits for it: its log and its healthcheck say why",
     ),
     _rule(

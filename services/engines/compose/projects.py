@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Self, TypeVar
 
 from services.engines.compose import observe
+from services.engines.compose.classify import DEPENDENCY_FAILED
 from services.engines.compose.files import ComposeFiles, project_name
 from services.engines.compose.labels import PROJECT, VOLUME
 from services.engines.compose.runner import Project, Runner
@@ -49,6 +50,8 @@ T = TypeVar("T")
 CAPABILITIES = frozenset(Capability) - {Capability.INVOKE}
 """All but calling functions."""
 _POLL_SECONDS = 0.05
+_LAST_LINES, _LAST_CHARACTERS = 5, 300
+_WHY_SECONDS = 10.0
 
 log = Log(__name__)
 
@@ -118,9 +121,29 @@ class Projects(Part):
         try:
             await self._runner.up(project, self._teller(spec.workload_id))
         except BaseException as error:  # a cancelled creation is cleaned up too
+            if isinstance(error, BeemeshError) and error.reason == DEPENDENCY_FAILED:
+                error.message += await self._why(spec.workload_id)
             await self._roll_back(spec.workload_id, set(kept.volumes), error)
             raise
         self.tell(spec.workload_id, "")
+
+    async def _why(self, workload_id: str) -> str:
+        """What is said of the components that are not well, and what they have said: soon both are gone."""
+        try:
+            async with asyncio.timeout(_WHY_SECONDS):
+                found = await self.observe_one(workload_id)
+                bad = [each for each in found.components if each.message] if found else []
+                said = [f"; {each.display_name}: {each.message}{await self._words(workload_id, each)}" for each in bad]
+        except (BeemeshError, TimeoutError) as error:
+            log.debug("cause_unknown", workload_id=workload_id, why=error)
+            return ""
+        return "".join(said)
+
+    async def _words(self, workload_id: str, component: Component) -> str:
+        query = LogQuery(component_id=component.component_id, tail_lines=_LAST_LINES)
+        async with closed_after(self.logs(workload_id, query)) as batches:
+            lines = [line.text async for batch in batches for line in batch]
+        return f"; its last words: {' / '.join(lines)[-_LAST_CHARACTERS:]}" if lines else ""
 
     def components(self, manifest: Manifest, config: Config) -> Sequence[str]:
         """See `expected.components`."""

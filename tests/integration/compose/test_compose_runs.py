@@ -268,8 +268,8 @@ FAILURES = {
     "a registry that is not there": ("image: 127.0.0.1:1/nobody:1", "REGISTRY_UNREACHABLE"),
     "a dependency that stays sick": (
         'command: [sh, -c, "WAITS"]\n    depends_on: {db: {condition: service_healthy}}\n'
-        '  db:\n    image: IMAGE\n    command: [sh, -c, "WAITS"]\n    volumes: [data:/d]\n'
-        "    healthcheck: {test: [CMD, 'false'], interval: 100ms, retries: 1}\nvolumes: {data: }",
+        '  db:\n    image: IMAGE\n    command: [sh, -c, "echo I am here; WAITS"]\n    volumes: [data:/d]\n'
+        "    healthcheck: {test: [CMD-SHELL, 'echo not yet; false'], interval: 100ms, retries: 1}\nvolumes: {data: }",
         "DEPENDENCY_FAILED",
     ),
 }
@@ -286,6 +286,8 @@ async def test_what_cannot_be_started_leaves_nothing(machine: ComposeMachine, no
             await engine.create(spec(node_id, f"services:\n  web:\n{image}    {lines_}\n"))
     assert caught.value.reason == reason
     assert "leftovers" not in caught.value.metadata
+    if reason == "DEPENDENCY_FAILED":
+        assert "db: its healthcheck fails: not yet; its last words: I am here" in caught.value.message
     if "image" in name or "registry" in name:
         assert caught.value.metadata["image"].endswith("/nobody:1")
     assert machine.objects() == before
