@@ -21,7 +21,7 @@ from tests.conformance.engines import ENGINES
 from tests.conformance.harness import EngineHarness
 from tests.conformance.test_inside import run
 from tests.conformance.test_lifecycle import SECONDS, get, remove
-from tests.conformance.workloads import gaps
+from tests.conformance.workloads import gap
 from tests.harness.docker import IMAGE
 from tests.harness.engines import EngineClient
 from tests.harness.processes import short_directory
@@ -327,9 +327,7 @@ async def _ready(running: Running, service: str) -> object:
 
 
 def _marks(engine: str, name: str) -> list[pytest.MarkDecorator]:
-    why = gaps(engine).get(Format.COMPOSE.value, {}).get(name)
-    gap = [pytest.mark.xfail(reason=why, strict=True)] if why else []
-    return [getattr(pytest.mark, engine), *gap]
+    return [getattr(pytest.mark, engine), *gap(engine, Format.COMPOSE, name)]
 
 
 CASES = [

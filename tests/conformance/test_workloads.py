@@ -13,15 +13,10 @@ from tests.conformance import kubernetes
 from tests.conformance.conftest import CASES, Case
 from tests.conformance.engines import ENGINES
 from tests.conformance.test_compose_workloads import WORKLOADS as COMPOSE_FILES
-from tests.conformance.workloads import SECONDS, Deployed, Example, gaps, met
+from tests.conformance.workloads import SECONDS, Deployed, Example, gap, gaps, met
 from tests.harness.ports import free_port
 
 WORKLOADS: Mapping[Format, Sequence[Example]] = {Format.KUBERNETES: kubernetes.EXAMPLES}
-
-
-def _marks(engine: str, format_: Format, example: Example) -> list[pytest.MarkDecorator]:
-    why = gaps(engine).get(format_.value, {}).get(example.name)
-    return [pytest.mark.xfail(reason=why, strict=True)] if why else []
 
 
 RUNS = [
@@ -29,7 +24,7 @@ RUNS = [
         (engine, format_),
         example,
         id=f"{engine}-{format_.value}-{example.name}",
-        marks=_marks(engine, format_, example),
+        marks=gap(engine, format_, example.name),
     )
     for engine, format_ in CASES
     if ENGINES[engine]().image
